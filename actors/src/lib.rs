@@ -1,0 +1,1 @@
+//! The actors: one supervised actor per containerVM, layer, image, network, volume.

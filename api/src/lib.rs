@@ -1,0 +1,1 @@
+//! Personas: the Docker Engine API as translators from requests to messages.

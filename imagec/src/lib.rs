@@ -1,0 +1,1 @@
+//! OCI and Docker registry client, archive loading, layer unpacking; no knowledge of vSphere.

@@ -1,0 +1,1 @@
+//! Builds and reads bootstrap.iso and appliance.iso.

@@ -1,0 +1,1 @@
+//! A vSphere simulator whose powered-on VMs really run.

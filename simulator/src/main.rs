@@ -1,0 +1,3 @@
+//! A vSphere simulator whose powered-on VMs really run.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Supervision strategies as data: child specifications, restart decisions, back-off.

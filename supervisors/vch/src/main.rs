@@ -1,0 +1,3 @@
+//! The virtual container host: where the supervision tree is put together.
+
+fn main() {}

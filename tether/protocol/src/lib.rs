@@ -1,0 +1,1 @@
+//! What guest and host share: link frames and session, guest RPC, extraConfig codec, configuration models.

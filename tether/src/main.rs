@@ -1,0 +1,3 @@
+//! PID 1 of every containerVM and of the appliance.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! System calls that the guest and the namespace engine share; the only unsafe code.

@@ -1,0 +1,3 @@
+//! Installs, lists, inspects and deletes virtual container hosts.
+
+fn main() {}
