@@ -1,0 +1,156 @@
+//! Installs what building and testing need, or says exactly what is missing.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+/// A Debian package and a file that tells that it (or an equal of it) is there.
+struct Need {
+    package: &'static str,
+    /// Any of these paths present means that nothing has to be installed.
+    present: &'static [&'static str],
+    why: &'static str,
+}
+
+const BUILD: &[Need] = &[
+    Need {
+        package: "gcc",
+        present: &["/usr/bin/gcc", "/usr/bin/cc"],
+        why: "C parts of the TLS library",
+    },
+    Need {
+        package: "musl-tools",
+        present: &["/usr/bin/musl-gcc"],
+        why: "static vch",
+    },
+    Need {
+        package: "nftables",
+        present: &["/usr/sbin/nft"],
+        why: "the simulator's networks",
+    },
+    Need {
+        package: "e2fsprogs",
+        present: &["/usr/sbin/mke2fs", "/sbin/mke2fs"],
+        why: "file systems in tests",
+    },
+    Need {
+        package: "iproute2",
+        present: &["/usr/sbin/ip", "/sbin/ip", "/bin/ip"],
+        why: "looking at networks",
+    },
+];
+
+const TEST: &[Need] = &[
+    Need {
+        package: "docker.io",
+        present: &["/usr/sbin/dockerd"],
+        why: "the peer that we are compared with",
+    },
+    Need {
+        package: "docker-registry",
+        present: &["/usr/bin/docker-registry"],
+        why: "a real registry",
+    },
+    Need {
+        package: "skopeo",
+        present: &["/usr/bin/skopeo"],
+        why: "putting images into the registry",
+    },
+    Need {
+        package: "busybox-static",
+        present: &["/bin/busybox", "/usr/bin/busybox"],
+        why: "the image of the tests",
+    },
+    Need {
+        package: "qemu-utils",
+        present: &["/usr/bin/qemu-img"],
+        why: "judge of our VMDKs",
+    },
+    Need {
+        package: "xorriso",
+        present: &["/usr/bin/xorriso"],
+        why: "judge of our ISOs",
+    },
+    Need {
+        package: "golang-go",
+        present: &["/usr/bin/go"],
+        why: "builds the peer simulator",
+    },
+    Need {
+        package: "golang-github-vmware-govmomi-dev",
+        present: &["/usr/share/gocode/src/github.com/vmware/govmomi"],
+        why: "the peer simulator's library",
+    },
+    Need {
+        package: "python3-venv",
+        present: &[
+            "/usr/lib/python3/dist-packages/venv",
+            "/usr/lib/python3.11/ensurepip",
+        ],
+        why: "pyvmomi",
+    },
+];
+
+const MUSL: &str = "x86_64-unknown-linux-musl";
+
+/// Installs the missing ones of what building needs, and with `tests` of what the tests need.
+pub(crate) fn install(tests: bool) -> Result<()> {
+    let wanted = BUILD.iter().chain(if tests { TEST } else { &[] });
+    let missing: Vec<&Need> = wanted
+        .filter(|n| !n.present.iter().any(|p| std::path::Path::new(p).exists()))
+        .collect();
+    if !missing.is_empty() {
+        apt(&missing)?;
+    }
+    musl_target()
+}
+
+fn apt(missing: &[&Need]) -> Result<()> {
+    let names: Vec<&str> = missing.iter().map(|n| n.package).collect();
+    let list = missing
+        .iter()
+        .map(|n| format!("  {} ({})", n.package, n.why))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let root = nix::unistd::geteuid().is_root();
+    if !root
+        || Command::new("apt-get")
+            .arg("--version")
+            .stdout(Stdio::null())
+            .status()
+            .is_err()
+    {
+        bail!(
+            "these Debian packages are missing:\n{list}\ninstall them as root: apt-get install {}",
+            names.join(" ")
+        );
+    }
+    eprintln!("installing:\n{list}");
+    crate::run(Command::new("apt-get").args(["update", "-qq"]))?;
+    crate::run(
+        Command::new("apt-get")
+            .args(["install", "-y", "-qq", "--no-install-recommends"])
+            .args(&names)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+}
+
+fn musl_target() -> Result<()> {
+    let sysroot = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .output()?;
+    let sysroot = String::from_utf8(sysroot.stdout)?;
+    let lib = std::path::Path::new(sysroot.trim())
+        .join("lib/rustlib")
+        .join(MUSL);
+    if lib.exists() {
+        return Ok(());
+    }
+    match Command::new("rustup")
+        .args(["target", "add", MUSL])
+        .status()
+    {
+        Ok(status) if status.success() => Ok(()),
+        _ => bail!("the Rust target {MUSL} is missing: rustup target add {MUSL}"),
+    }
+}
