@@ -1,0 +1,102 @@
+//! A real registry: Debian's `docker-registry` on a free port of the loopback interface.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// A running registry; ends with this value.
+pub struct Registry {
+    child: Child,
+    /// Where it listens on the host's loopback.
+    pub port: u16,
+    _dir: tempfile::TempDir,
+}
+
+/// A port of the loopback interface that was free a moment ago.
+///
+/// # Errors
+/// When the host has none left.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
+}
+
+/// Waits until something accepts connections at `port` of the loopback interface.
+///
+/// # Errors
+/// When nothing does by the deadline.
+pub fn wait_port(port: u16, deadline: Duration) -> Result<()> {
+    let end = Instant::now() + deadline;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    while Instant::now() < end {
+        // A refused connection returns at once and gives no event to wait for, so the next try follows a short connect.
+        if TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok() {
+            return Ok(());
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    bail!("nothing listens on port {port} after {deadline:?}")
+}
+
+impl Registry {
+    /// Starts an empty registry.
+    ///
+    /// # Errors
+    /// When the program is not installed or does not come up.
+    pub fn start() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let port = free_port()?;
+        let config = dir.path().join("config.yml");
+        let store = dir.path().join("store");
+        std::fs::write(
+            &config,
+            format!(
+                "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+                store.display()
+            ),
+        )?;
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting docker-registry (Debian package docker-registry)")?;
+        let registry = Self {
+            child,
+            port,
+            _dir: dir,
+        };
+        wait_port(port, Duration::from_secs(20))?;
+        Ok(registry)
+    }
+
+    /// Puts a `docker save` archive into the registry as `name` (`path:tag`), by skopeo.
+    ///
+    /// # Errors
+    /// When skopeo is missing or fails.
+    pub fn push(&self, archive: &Path, name: &str) -> Result<()> {
+        let mut command = Command::new("skopeo");
+        command.args([
+            "--insecure-policy",
+            "copy",
+            "--quiet",
+            "--dest-tls-verify=false",
+        ]);
+        command.arg(format!("docker-archive:{}", archive.display()));
+        command.arg(format!("docker://127.0.0.1:{}/{name}", self.port));
+        crate::run::run(&mut command, b"")?.ok()?;
+        Ok(())
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}

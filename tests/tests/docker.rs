@@ -1,0 +1,41 @@
+//! The docker CLI against a VCH on the simulator's namespace engine.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use system_tests::world::{Options, World};
+
+#[path = "docker/run.rs"]
+mod run;
+
+type Test = fn(&World) -> anyhow::Result<()>;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let tests: Vec<(&str, Test)> = run::TESTS.to_vec();
+    if arguments.list {
+        return trials(&tests, None, &arguments);
+    }
+    match World::start(Options::default()) {
+        Ok(world) => trials(&tests, Some(Arc::new(world)), &arguments),
+        Err(error) => {
+            eprintln!("the world did not start: {error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn trials(tests: &[(&str, Test)], world: Option<Arc<World>>, arguments: &Arguments) -> ExitCode {
+    let trials = tests
+        .iter()
+        .map(|&(name, test)| {
+            let world = world.clone();
+            Trial::test(name, move || match &world {
+                Some(world) => test(world).map_err(|e| Failed::from(format!("{e:?}"))),
+                None => Ok(()),
+            })
+        })
+        .collect();
+    libtest_mimic::run(arguments, trials).exit_code()
+}
