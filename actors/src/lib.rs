@@ -1,1 +1,20 @@
 //! The actors: one supervised actor per containerVM, layer, image, network, volume.
+//!
+//! This crate is the port layer. A persona holds an [`Engine`]: it reads [`snapshot`]s, which costs no message,
+//! and asks actors by the messages that each module documents.
+
+pub mod container;
+pub mod engine;
+pub mod error;
+pub mod events;
+pub mod ids;
+pub mod image;
+pub mod network;
+pub mod snapshot;
+pub mod streams;
+pub mod system;
+pub mod volume;
+
+pub use engine::Engine;
+pub use error::{Error, ErrorKind};
+pub use ids::{ContainerId, EndpointId, ExecId, ImageId, NetworkId};

@@ -1,0 +1,18 @@
+//! A container: one VM, one actor, one state machine.
+
+pub mod event;
+pub mod message;
+pub mod snapshot;
+pub mod spec;
+
+pub use message::{
+    AttachOptions, ExitOutcome, LogRecord, LogsOptions, Message, ProcessList, RemoveOptions, Reply,
+    Signal, StartExec, StopOptions, WaitCondition,
+};
+pub use snapshot::{
+    ContainerSnapshot, EndpointSnapshot, ExecSnapshot, ExecSpec, MountSnapshot, Phase, VmSnapshot,
+};
+pub use spec::{
+    CreateSpec, Created, Documents, EndpointSpec, MountSpec, NetworkSpec, ProcessSpec, Resources,
+    SecuritySpec,
+};

@@ -1,0 +1,142 @@
+//! Images: names, tags and digests of layer chains.
+
+pub mod reference;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+
+use crate::error::Error;
+use crate::ids::ImageId;
+
+pub use reference::{familiar, familiar_name, find};
+
+/// An image at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImageSnapshot {
+    /// Its id: the digest of its configuration.
+    pub id: ImageId,
+    /// Tags in familiar form, `busybox:latest`.
+    pub tags: Vec<String>,
+    /// `busybox@sha256:…`, one per repository that it was pulled from.
+    pub digests: Vec<String>,
+    /// Digests of the uncompressed layers, lowest first.
+    pub diff_ids: Vec<String>,
+    /// The chain id of the top layer, 64 hex digits: names its disk.
+    pub chain_id: String,
+    /// The sum of the uncompressed layers' sizes in bytes.
+    pub size: u64,
+    /// When it was built, as its configuration says.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub created: Option<OffsetDateTime>,
+    /// When it was last tagged here.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub last_tagged: Option<OffsetDateTime>,
+    /// The whole configuration document (`architecture`, `config`, `history`, `rootfs`, …).
+    pub config: serde_json::Value,
+}
+
+impl ImageSnapshot {
+    /// The part that containers inherit (`Cmd`, `Env`, …); an empty object when the image has none.
+    pub fn container_config(&self) -> serde_json::Value {
+        self.config.get("config").cloned().unwrap_or_else(|| serde_json::json!({}))
+    }
+
+    /// A top-level text of the configuration: `architecture`, `os`, `author`, `variant`…
+    pub fn text(&self, field: &str) -> &str {
+        self.config.get(field).and_then(serde_json::Value::as_str).unwrap_or_default()
+    }
+}
+
+/// What to pull.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PullRequest {
+    /// `fromImage`, as the client sent it.
+    pub image: String,
+    /// Tag or digest; none: all tags.
+    pub tag: Option<String>,
+    /// `os[/arch[/variant]]`; empty: ours.
+    pub platform: String,
+    /// Registry credentials.
+    pub auth: Option<RegistryAuth>,
+}
+
+/// Decoded `X-Registry-Auth`.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct RegistryAuth {
+    /// User name.
+    pub username: String,
+    /// Password.
+    pub password: String,
+    /// An OAuth2 refresh token instead of a password.
+    pub identity_token: String,
+    /// A bearer token to be used as it is.
+    pub registry_token: String,
+}
+
+impl std::fmt::Debug for RegistryAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RegistryAuth").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// One step of a transfer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// `{"status": …, "id": …}` without figures: `Pulling from library/x`, `Already exists`, `Digest: …`.
+    Status {
+        /// What the line is about: a tag or a layer's short id; empty: the transfer.
+        id: String,
+        /// The words.
+        status: String,
+    },
+    /// A layer's bar: `Downloading`, `Extracting`.
+    Bar {
+        /// The layer's short id.
+        id: String,
+        /// `Downloading` or `Extracting`.
+        status: String,
+        /// Bytes so far.
+        current: u64,
+        /// Bytes in all; 0 when not known.
+        total: u64,
+    },
+    /// `{"stream": …}`: what load prints.
+    Stream(String),
+    /// The transfer failed; last.
+    Failed(Error),
+}
+
+impl PartialEq for Error {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for Error {}
+
+/// A running transfer, seen by one client. Ends (`None`) when it is done; dropping it does not stop the transfer
+/// for others.
+#[derive(Debug)]
+pub struct Transfer {
+    /// Steps in order.
+    pub progress: mpsc::Receiver<Progress>,
+}
+
+/// An archive that a client uploads: chunks, then `None`; an `Err` aborts.
+pub type Upload = mpsc::Receiver<Result<Bytes, std::io::Error>>;
+
+/// What a removal did, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// A tag or digest went away.
+    Untagged(String),
+    /// An image or layer went away.
+    Deleted(String),
+}
+
+/// The images' index as published: by id.
+pub type Images = BTreeMap<ImageId, std::sync::Arc<ImageSnapshot>>;

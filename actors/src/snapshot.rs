@@ -1,0 +1,236 @@
+//! Shelves of snapshots: what reads see, without a message.
+//!
+//! The actor that owns a thing is its only writer. A reader takes a lock for as long as it takes to clone some
+//! `Arc`s; nobody holds it across an await.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::container::ContainerSnapshot;
+use crate::error::Error;
+use crate::ids::{ContainerId, ExecId, ImageId, NetworkId};
+use crate::image::ImageSnapshot;
+use crate::network::NetworkSnapshot;
+use crate::volume::VolumeSnapshot;
+
+/// Everything that can be read. Cheap to clone; all clones see the same.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshots {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    containers: RwLock<Containers>,
+    images: RwLock<Arc<BTreeMap<ImageId, Arc<ImageSnapshot>>>>,
+    networks: RwLock<BTreeMap<NetworkId, Arc<NetworkSnapshot>>>,
+    volumes: RwLock<BTreeMap<String, Arc<VolumeSnapshot>>>,
+}
+
+#[derive(Debug, Default)]
+struct Containers {
+    by_id: BTreeMap<ContainerId, Arc<ContainerSnapshot>>,
+    names: BTreeMap<String, ContainerId>,
+    execs: BTreeMap<ExecId, ContainerId>,
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Snapshots {
+    /// All containers, newest first.
+    pub fn containers(&self) -> Vec<Arc<ContainerSnapshot>> {
+        let mut all: Vec<_> = read(&self.inner.containers).by_id.values().cloned().collect();
+        all.sort_by(|a, b| b.created.cmp(&a.created).then(b.id.cmp(&a.id)));
+        all
+    }
+
+    /// The container of this id.
+    pub fn container(&self, id: &ContainerId) -> Option<Arc<ContainerSnapshot>> {
+        read(&self.inner.containers).by_id.get(id).cloned()
+    }
+
+    /// The container that a client means: full id, exact name (with or without slash), unique prefix of an id.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`], [`Error::AmbiguousPrefix`].
+    pub fn find_container(&self, wanted: &str) -> Result<Arc<ContainerSnapshot>, Error> {
+        let shelf = read(&self.inner.containers);
+        let missing = || Error::NoSuchContainer(wanted.to_owned());
+        let by_id = ContainerId::from_str(wanted).ok();
+        let name = wanted.strip_prefix('/').unwrap_or(wanted);
+        if let Some(id) = by_id.or_else(|| shelf.names.get(name).copied())
+            && let Some(found) = shelf.by_id.get(&id)
+        {
+            return Ok(found.clone());
+        }
+        if wanted.is_empty() || !wanted.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(missing());
+        }
+        let mut found = shelf.by_id.values().filter(|c| c.id.to_string().starts_with(wanted));
+        let first = found.next().cloned().ok_or_else(missing)?;
+        match found.next() {
+            Some(_) => Err(Error::AmbiguousPrefix(wanted.to_owned())),
+            None => Ok(first),
+        }
+    }
+
+    /// The exec of this id, with its container.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchExec`].
+    pub fn find_exec(
+        &self,
+        id: &str,
+    ) -> Result<(Arc<ContainerSnapshot>, Arc<crate::container::ExecSnapshot>), Error> {
+        let missing = || Error::NoSuchExec(id.to_owned());
+        let exec = ExecId::from_str(id).map_err(|_| missing())?;
+        let shelf = read(&self.inner.containers);
+        let container = shelf.execs.get(&exec).and_then(|c| shelf.by_id.get(c)).ok_or_else(missing)?;
+        let found = container.execs.get(&exec).cloned().ok_or_else(missing)?;
+        Ok((container.clone(), found))
+    }
+
+    /// All images, by id.
+    pub fn images(&self) -> Arc<BTreeMap<ImageId, Arc<ImageSnapshot>>> {
+        read(&self.inner.images).clone()
+    }
+
+    /// The image that a client means: id, bare hex, unique prefix, reference, reference with digest.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`] with the familiar, tagged form of `wanted`.
+    pub fn find_image(&self, wanted: &str) -> Result<Arc<ImageSnapshot>, Error> {
+        crate::image::find(&self.images(), wanted)
+    }
+
+    /// All networks.
+    pub fn networks(&self) -> Vec<Arc<NetworkSnapshot>> {
+        read(&self.inner.networks).values().cloned().collect()
+    }
+
+    /// The network that a client means: full id, name (`default` is `bridge`), unique prefix of an id.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchNetwork`]; [`Error::Invalid`] when a prefix fits several.
+    pub fn find_network(&self, wanted: &str) -> Result<Arc<NetworkSnapshot>, Error> {
+        let name = if wanted == "default" { "bridge" } else { wanted };
+        let all = self.networks();
+        if let Some(found) = all.iter().find(|n| n.id.to_string() == name || n.name == name) {
+            return Ok(found.clone());
+        }
+        let mut found = all.iter().filter(|n| !name.is_empty() && n.id.to_string().starts_with(name));
+        match (found.next(), found.next()) {
+            (Some(one), None) => Ok(one.clone()),
+            (Some(_), Some(_)) => Err(Error::Invalid(format!("network {wanted} is ambiguous"))),
+            _ => Err(Error::NoSuchNetwork(wanted.to_owned())),
+        }
+    }
+
+    /// All volumes, by name.
+    pub fn volumes(&self) -> Vec<Arc<VolumeSnapshot>> {
+        read(&self.inner.volumes).values().cloned().collect()
+    }
+
+    /// The volume of this name.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchVolume`].
+    pub fn find_volume(&self, name: &str) -> Result<Arc<VolumeSnapshot>, Error> {
+        read(&self.inner.volumes)
+            .get(name)
+            .cloned()
+            .ok_or_else(|| Error::NoSuchVolume(name.to_owned()))
+    }
+
+    /// The containers that have this volume mounted, running or not.
+    pub fn users_of_volume(&self, name: &str) -> Vec<ContainerId> {
+        read(&self.inner.containers)
+            .by_id
+            .values()
+            .filter(|c| c.mounts.iter().any(|m| m.volume.as_deref() == Some(name)))
+            .map(|c| c.id)
+            .collect()
+    }
+
+    /// Publishes a container; an older revision of a newer one is ignored.
+    pub(crate) fn put_container(&self, snapshot: Arc<ContainerSnapshot>) {
+        let shelf = &mut *write(&self.inner.containers);
+        let old = shelf.by_id.insert(snapshot.id, snapshot.clone());
+        if let Some(old) = old {
+            if old.name != snapshot.name && shelf.names.get(&old.name) == Some(&old.id) {
+                shelf.names.remove(&old.name);
+            }
+            for gone in old.execs.keys().filter(|e| !snapshot.execs.contains_key(e)) {
+                shelf.execs.remove(gone);
+            }
+        }
+        shelf.names.insert(snapshot.name.clone(), snapshot.id);
+        for exec in snapshot.execs.keys() {
+            shelf.execs.insert(*exec, snapshot.id);
+        }
+    }
+
+    /// Takes a container off the shelf: it is gone, its name is free.
+    pub(crate) fn remove_container(&self, id: &ContainerId) {
+        let shelf = &mut *write(&self.inner.containers);
+        if let Some(old) = shelf.by_id.remove(id) {
+            shelf.execs.retain(|_, c| c != id);
+            if shelf.names.get(&old.name) == Some(id) {
+                shelf.names.remove(&old.name);
+            }
+        }
+    }
+
+    /// Reserves a name for a container, before there is anything to publish.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`].
+    pub(crate) fn reserve_name(&self, name: &str, id: ContainerId) -> Result<(), Error> {
+        let shelf = &mut *write(&self.inner.containers);
+        match shelf.names.get(name) {
+            Some(holder) if *holder != id => {
+                Err(Error::NameTaken { name: name.to_owned(), holder: *holder })
+            }
+            _ => {
+                shelf.names.insert(name.to_owned(), id);
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives a reserved name back, unless its container was published under it.
+    pub(crate) fn release_name(&self, name: &str, id: ContainerId) {
+        let shelf = &mut *write(&self.inner.containers);
+        let published = shelf.by_id.get(&id).is_some_and(|c| c.name == name);
+        if !published && shelf.names.get(name) == Some(&id) {
+            shelf.names.remove(name);
+        }
+    }
+
+    /// Publishes all images at once.
+    pub(crate) fn set_images(&self, images: BTreeMap<ImageId, Arc<ImageSnapshot>>) {
+        *write(&self.inner.images) = Arc::new(images);
+    }
+
+    /// Publishes a network.
+    pub(crate) fn put_network(&self, snapshot: NetworkSnapshot) {
+        write(&self.inner.networks).insert(snapshot.id, Arc::new(snapshot));
+    }
+
+    /// Publishes a volume.
+    pub(crate) fn put_volume(&self, snapshot: Arc<VolumeSnapshot>) {
+        write(&self.inner.volumes).insert(snapshot.name.clone(), snapshot);
+    }
+
+    /// Takes a volume off the shelf.
+    pub(crate) fn remove_volume(&self, name: &str) {
+        write(&self.inner.volumes).remove(name);
+    }
+}
