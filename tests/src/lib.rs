@@ -1,5 +1,6 @@
 //! What the end-to-end suites share: a world (simulator, VCH, registry) and the real clients in it.
 
+pub mod dockerd;
 pub mod image;
 pub mod registry;
 pub mod run;
