@@ -2,6 +2,7 @@
 
 pub mod dockerd;
 pub mod image;
+pub mod pyvmomi;
 pub mod registry;
 pub mod run;
 pub mod world;

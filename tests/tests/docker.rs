@@ -6,14 +6,32 @@ use std::sync::Arc;
 use libtest_mimic::{Arguments, Failed, Trial};
 use system_tests::world::{Options, World};
 
+#[path = "docker/both_sides.rs"]
+mod both_sides;
+#[path = "docker/exec.rs"]
+mod exec;
+#[path = "docker/images.rs"]
+mod images;
+#[path = "docker/lifecycle.rs"]
+mod lifecycle;
 #[path = "docker/run.rs"]
 mod run;
+#[path = "docker/volumes.rs"]
+mod volumes;
 
 type Test = fn(&World) -> anyhow::Result<()>;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let tests: Vec<(&str, Test)> = run::TESTS.to_vec();
+    let tests: Vec<(&str, Test)> = [
+        run::TESTS,
+        lifecycle::TESTS,
+        exec::TESTS,
+        images::TESTS,
+        volumes::TESTS,
+        both_sides::TESTS,
+    ]
+    .concat();
     if arguments.list {
         return trials(&tests, None, &arguments);
     }

@@ -1,0 +1,143 @@
+//! Images: pull from a real registry, load, list, tag, remove.
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use system_tests::image::Recipe;
+use system_tests::world::{World, path};
+
+/// The tests of this file.
+pub const TESTS: &[(&str, super::Test)] = &[
+    ("pull_from_a_registry_and_run", pull),
+    ("ten_pulls_at_once_write_each_layer_once", ten_pulls),
+    ("pull_of_a_missing_tag_says_so", missing_tag),
+    ("localhost_inside_a_vch_is_explained", localhost),
+    ("load_tag_inspect_and_rmi", load_tag_rmi),
+    ("an_image_in_use_is_not_removed", in_use),
+];
+
+fn registry(world: &World) -> String {
+    format!("host.docker.internal:{}", world.registry.port)
+}
+
+fn pull(world: &World) -> Result<()> {
+    let name = format!("{}/test/busybox:1", registry(world));
+    let out = world.docker(&["pull", &name])?.ok()?;
+    ensure!(
+        out.contains("Status: Downloaded newer image for ") || out.contains("Image is up to date"),
+        "{out}"
+    );
+    ensure!(out.contains("Digest: sha256:"), "{out}");
+    ensure!(
+        world
+            .docker(&["run", "--rm", &name, "cat", "/etc/image"])?
+            .ok()?
+            == "busybox of the tests"
+    );
+    let again = world.docker(&["pull", &name])?.ok()?;
+    ensure!(
+        again.contains("Status: Image is up to date for "),
+        "{again}"
+    );
+    Ok(())
+}
+
+fn ten_pulls(world: &World) -> Result<()> {
+    let mut recipe = Recipe::busybox("ten:1");
+    recipe
+        .layers
+        .push(vec![("ten".to_owned(), vec![7; 3 << 20])]);
+    world
+        .registry
+        .push(&world.archive(&recipe)?, "test/ten:1")?;
+    let name = format!("{}/test/ten:1", registry(world));
+    std::thread::scope(|scope| {
+        let pulls: Vec<_> = (0..10)
+            .map(|_| scope.spawn(|| world.docker(&["pull", "-q", &name])?.ok()))
+            .collect();
+        pulls
+            .into_iter()
+            .try_for_each(|p| p.join().map_err(|_| anyhow::anyhow!("panicked"))?.map(drop))
+    })?;
+    ensure!(
+        world
+            .docker(&["run", "--rm", &name, "sh", "-c", "wc -c < /ten"])?
+            .ok()?
+            .trim()
+            == (3 << 20).to_string()
+    );
+    Ok(())
+}
+
+fn missing_tag(world: &World) -> Result<()> {
+    world
+        .docker(&["pull", &format!("{}/test/busybox:nosuch", registry(world))])?
+        .fails_with(1, "manifest unknown")
+}
+
+fn localhost(world: &World) -> Result<()> {
+    world
+        .docker(&["pull", "localhost:5000/x"])?
+        .fails_with(1, "host.docker.internal")
+}
+
+fn load_tag_rmi(world: &World) -> Result<()> {
+    let mut recipe = Recipe::busybox("loaded:1");
+    recipe.config = json!({"Cmd": ["echo", "from the image"], "Env": ["COLOUR=blue"], "WorkingDir": "/var", "User": "alice"});
+    let archive = world.archive(&recipe)?;
+    let out = world.docker(&["load", "-i", path(&archive)?])?.ok()?;
+    ensure!(out.contains("Loaded image: loaded:1"), "{out}");
+    ensure!(world.docker(&["run", "--rm", "loaded:1"])?.ok()? == "from the image");
+    ensure!(
+        world
+            .docker(&[
+                "run",
+                "--rm",
+                "loaded:1",
+                "sh",
+                "-c",
+                "echo $COLOUR $(pwd) $(id -un)"
+            ])?
+            .ok()?
+            == "blue /var alice"
+    );
+    world.docker(&["tag", "loaded:1", "other:2"])?.ok()?;
+    let list = world
+        .docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"])?
+        .ok()?;
+    ensure!(
+        list.lines().any(|l| l == "other:2") && list.lines().any(|l| l == "loaded:1"),
+        "{list}"
+    );
+    ensure!(
+        world
+            .docker(&["rmi", "other:2"])?
+            .ok()?
+            .contains("Untagged: other:2")
+    );
+    ensure!(
+        world
+            .docker(&["rmi", "loaded:1"])?
+            .ok()?
+            .contains("Deleted: sha256:")
+    );
+    world
+        .docker(&["image", "inspect", "loaded:1"])?
+        .fails_with(1, "No such image: loaded:1")
+}
+
+fn in_use(world: &World) -> Result<()> {
+    let archive = world.archive(&Recipe::busybox("inuse:1"))?;
+    world.docker(&["load", "-q", "-i", path(&archive)?])?.ok()?;
+    world
+        .docker(&["create", "--name", "user", "inuse:1", "true"])?
+        .ok()?;
+    // The same content has other names, so only the name may go.
+    let ran = world.docker(&["rmi", "inuse:1"])?;
+    ensure!(
+        ran.code() == 1 || ran.stdout.contains("Untagged"),
+        "{ran:?}"
+    );
+    world.docker(&["start", "-a", "user"])?.ok()?;
+    world.docker(&["rm", "user"])?.ok()?;
+    Ok(())
+}
