@@ -1,1 +1,26 @@
-//! Supervision strategies as data: child specifications, restart decisions, back-off.
+//! Supervision as data: child specifications, strategies, restart intensity and back-off.
+//!
+//! [`decision`] decides and knows nothing of actors, time sources or tasks; [`supervisor`] is the ractor actor that
+//! does what it decides; [`tree`] is the live tree that can be printed and killed in by path; [`address`] finds
+//! an actor again after its restart.
+//!
+//! ```
+//! use std::time::Duration;
+//! use strategy::decision::{Core, Decision, Exit, Policy, Restart};
+//!
+//! let mut core = Core::new(Policy::default());
+//! core.add("network", Restart::Permanent);
+//! core.started("network", Duration::ZERO);
+//! let decision = core.exited("network", Exit::Failed, Duration::from_secs(60));
+//! assert_eq!(decision, Decision::Restart { stop: vec![], start: vec!["network".into()], after: Duration::ZERO });
+//! ```
+
+pub mod address;
+pub mod decision;
+pub mod supervisor;
+pub mod tree;
+
+pub use address::{Address, AskError};
+pub use decision::{Backoff, Intensity, Policy, Restart, Strategy};
+pub use supervisor::{ChildSpec, Children, Supervisor, SupervisorArgs, SupervisorMessage};
+pub use tree::Tree;
