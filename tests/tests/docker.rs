@@ -8,6 +8,8 @@ use system_tests::world::{Options, World};
 
 #[path = "docker/both_sides.rs"]
 mod both_sides;
+#[path = "docker/escape.rs"]
+mod escape;
 #[path = "docker/exec.rs"]
 mod exec;
 #[path = "docker/images.rs"]
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         images::TESTS,
         volumes::TESTS,
         both_sides::TESTS,
+        escape::TESTS,
     ]
     .concat();
     if arguments.list {
