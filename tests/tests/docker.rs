@@ -20,6 +20,8 @@ mod lifecycle;
 mod run;
 #[path = "docker/volumes.rs"]
 mod volumes;
+#[path = "docker/wrong.rs"]
+mod wrong;
 
 type Test = fn(&World) -> anyhow::Result<()>;
 
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         volumes::TESTS,
         both_sides::TESTS,
         escape::TESTS,
+        wrong::TESTS,
     ]
     .concat();
     if arguments.list {
