@@ -33,6 +33,10 @@ model! {
         resource_pool: String = "container/ComputeResources|0/Value",
         /// Datastore path of bootstrap.iso.
         bootstrap_iso: String = "container/bootstrap_image_path",
+        /// CPUs of a containerVM that asks for none; 2 when 0.
+        default_cpus: u32 = "container/default_cpus",
+        /// Memory in MB of a containerVM that asks for none; 2048 when 0.
+        default_memory_mb: u32 = "container/default_memory_mb",
         /// Naming convention of containerVMs; docker's when empty.
         name_convention: String = "container/ContainerNameConvention",
         /// Where guests reach the serial hub: `tcp://<address>:<port>`, by default on the bridge.

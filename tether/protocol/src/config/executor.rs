@@ -109,6 +109,8 @@ model! {
         no_new_privileges: bool = "noNewPrivileges",
         /// Resource limits.
         ulimits: Vec<Ulimit> = "ulimits",
+        /// Most processes; no limit when 0.
+        pids_limit: i64 = "pidsLimit",
         /// Adjustment of the out-of-memory score.
         oom_score_adj: i32 = "oomScoreAdj",
     }

@@ -10,6 +10,9 @@ pub struct StateKeys;
 impl StateKeys {
     /// Tether's public key (SPKI, base64), written at each boot.
     pub const KEY: &'static str = "guestinfo.vice..key";
+    /// A random text, new at each boot, written before anything else: values that come with
+    /// another one are of an earlier boot.
+    pub const BOOT: &'static str = "guestinfo.vice..boot";
     /// Next sequence number of the log, written at a clean end.
     pub const LOG_NEXT: &'static str = "guestinfo.vice..log.next";
     /// Address that DHCP gave, as `a.b.c.d/p`, for the NIC of that number.
