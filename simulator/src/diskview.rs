@@ -104,10 +104,15 @@ impl DiskView {
             .name("diskview".into())
             .spawn(move || Self::mount(serving))
             .map_err(host("start a thread"))?;
-        let mount = starter
-            .join()
-            .map_err(|_| Error::Host { what: "start FUSE", source: io::Error::other("panic") })??;
-        Ok(Self(Arc::new(Inner { roots, table, mount })))
+        let mount = starter.join().map_err(|_| Error::Host {
+            what: "start FUSE",
+            source: io::Error::other("panic"),
+        })??;
+        Ok(Self(Arc::new(Inner {
+            roots,
+            table,
+            mount,
+        })))
     }
 
     fn mount(table: Arc<Table>) -> Result<OwnedFd, Error> {
@@ -132,9 +137,13 @@ impl DiskView {
         let mount = set().map_err(host("mount FUSE"))?;
         let mut config = fuser::Config::default();
         config.n_threads = Some(THREADS);
-        let session =
-            fuser::Session::from_fd(DiskFs::new(table), device.into(), fuser::SessionACL::Owner, config)
-                .map_err(host("greet FUSE"))?;
+        let session = fuser::Session::from_fd(
+            DiskFs::new(table),
+            device.into(),
+            fuser::SessionACL::Owner,
+            config,
+        )
+        .map_err(host("greet FUSE"))?;
         // The threads end by themselves when the file system is gone.
         session.spawn().map_err(host("start the FUSE threads"))?;
         Ok(mount)
@@ -145,8 +154,10 @@ impl DiskView {
     /// # Errors
     /// [`Error::Disk`] (with [`vmdk::Error::Locked`] when another has it), [`Error::Host`].
     pub fn attach(&self, top: &Path, access: Access) -> Result<AttachedDisk, Error> {
-        let chain = Chain::open(top, access, &self.0.roots)
-            .map_err(|source| Error::Disk { path: top.to_path_buf(), source })?;
+        let chain = Chain::open(top, access, &self.0.roots).map_err(|source| Error::Disk {
+            path: top.to_path_buf(),
+            source,
+        })?;
         let capacity = chain.capacity();
         let number = self.0.table.insert(chain);
         let opened = self.open(number, access);
@@ -159,15 +170,30 @@ impl DiskView {
         };
         let device =
             LoopDevice::attach(file.as_fd(), options).map_err(host("attach a loop device"))?;
-        Ok(AttachedDisk { view: self.clone(), path: top.to_path_buf(), number, capacity, device })
+        Ok(AttachedDisk {
+            view: self.clone(),
+            path: top.to_path_buf(),
+            number,
+            capacity,
+            device,
+        })
     }
 
     fn open(&self, number: u64, access: Access) -> Result<File, Error> {
         use nix::libc::{O_CLOEXEC, O_RDONLY, O_RDWR};
-        let mode = if access == Access::ReadOnly { O_RDONLY } else { O_RDWR };
-        open_at(self.0.mount.as_fd(), &number.to_string(), mode | O_CLOEXEC, 0)
-            .map(File::from)
-            .map_err(host("open a disk's file"))
+        let mode = if access == Access::ReadOnly {
+            O_RDONLY
+        } else {
+            O_RDWR
+        };
+        open_at(
+            self.0.mount.as_fd(),
+            &number.to_string(),
+            mode | O_CLOEXEC,
+            0,
+        )
+        .map(File::from)
+        .map_err(host("open a disk's file"))
     }
 
     /// Number of disks that are attached now, or detached but still in use.
@@ -225,8 +251,18 @@ impl AttachedDisk {
     /// [`Error::InUse`] when a guest still has it open or mounted at the deadline. The device is
     /// let go of all the same, and free when the guest is done.
     pub fn detach(self, deadline: Duration) -> Result<(), Error> {
-        let Self { view, path, number, device, .. } = self;
+        let Self {
+            view,
+            path,
+            number,
+            device,
+            ..
+        } = self;
         drop(device);
-        if view.0.table.wait_gone(number, deadline) { Ok(()) } else { Err(Error::InUse { path }) }
+        if view.0.table.wait_gone(number, deadline) {
+            Ok(())
+        } else {
+            Err(Error::InUse { path })
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Virtual disks against `qemu-img`, which reads the format independently.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -32,15 +34,28 @@ impl Store {
 }
 
 fn qemu_img(args: &[&str]) -> String {
-    let out = Command::new("qemu-img").args(args).output().expect("qemu-img is installed");
-    assert!(out.status.success(), "qemu-img {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    let out = Command::new("qemu-img")
+        .args(args)
+        .output()
+        .expect("qemu-img is installed");
+    assert!(
+        out.status.success(),
+        "qemu-img {args:?}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     String::from_utf8(out.stdout).unwrap()
 }
 
 /// What qemu reads from the chain, as raw bytes.
 fn qemu_reads(store: &Store, top: &Path) -> Vec<u8> {
     let raw = store.path("out.raw");
-    qemu_img(&["convert", "-O", "raw", top.to_str().unwrap(), raw.to_str().unwrap()]);
+    qemu_img(&[
+        "convert",
+        "-O",
+        "raw",
+        top.to_str().unwrap(),
+        raw.to_str().unwrap(),
+    ]);
     fs::read(raw).unwrap()
 }
 
@@ -51,7 +66,9 @@ fn we_read(chain: &Chain) -> Vec<u8> {
 }
 
 fn pattern(seed: u8, len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed) | 1).collect()
+    (0..len)
+        .map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed) | 1)
+        .collect()
 }
 
 #[test]
@@ -62,20 +79,31 @@ fn a_chain_of_three_is_accepted_and_read_alike_by_qemu_img() {
     let top = store.path("vm/top.vmdk");
     let size = 24 << 20;
     vmdk::create_flat(&base, size).unwrap();
-    store.open(&base, Access::ReadWrite).write_at(&pattern(1, 300_000), 5000).unwrap();
+    store
+        .open(&base, Access::ReadWrite)
+        .write_at(&pattern(1, 300_000), 5000)
+        .unwrap();
     vmdk::create_child(&layer, &base, None).unwrap();
-    store.open(&layer, Access::ReadWrite).write_at(&pattern(2, 200_000), 100_000).unwrap();
+    store
+        .open(&layer, Access::ReadWrite)
+        .write_at(&pattern(2, 200_000), 100_000)
+        .unwrap();
     vmdk::create_child(&top, &layer, None).unwrap();
     {
         let chain = store.open(&top, Access::ReadWrite);
         assert_eq!(chain.depth(), 3);
-        chain.write_at(&pattern(3, 3_000_000), size - 3_000_000).unwrap();
+        chain
+            .write_at(&pattern(3, 3_000_000), size - 3_000_000)
+            .unwrap();
         chain.write_at(&pattern(4, 1000), 150_000).unwrap();
         chain.zero_at(200_000, 90_000).unwrap();
         chain.flush().unwrap();
     }
     let info = qemu_img(&["info", "--backing-chain", top.to_str().unwrap()]);
-    assert!(info.contains("backing file: ../images/layer/layer.vmdk"), "{info}");
+    assert!(
+        info.contains("backing file: ../images/layer/layer.vmdk"),
+        "{info}"
+    );
     assert!(info.contains("scratch-flat.vmdk"), "{info}");
     for disk in [&top, &layer] {
         qemu_img(&["check", disk.to_str().unwrap()]);
@@ -90,9 +118,28 @@ fn a_chain_of_three_is_accepted_and_read_alike_by_qemu_img() {
 fn a_disk_made_by_qemu_img_is_read_and_written() {
     let store = Store::new();
     let (base, child) = (store.path("b.vmdk"), store.path("c.vmdk"));
-    qemu_img(&["create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", base.to_str().unwrap(), "8M"]);
+    qemu_img(&[
+        "create",
+        "-q",
+        "-f",
+        "vmdk",
+        "-o",
+        "subformat=monolithicFlat",
+        base.to_str().unwrap(),
+        "8M",
+    ]);
     let there = store.dir.path().to_str().unwrap();
-    qemu_img(&["create", "-q", "-f", "vmdk", "-F", "vmdk", "-b", &format!("{there}/b.vmdk"), child.to_str().unwrap()]);
+    qemu_img(&[
+        "create",
+        "-q",
+        "-f",
+        "vmdk",
+        "-F",
+        "vmdk",
+        "-b",
+        &format!("{there}/b.vmdk"),
+        child.to_str().unwrap(),
+    ]);
     {
         let chain = store.open(&child, Access::ReadWrite);
         chain.write_at(&pattern(9, 100_000), 70_000).unwrap();
@@ -106,13 +153,20 @@ fn a_disk_made_by_qemu_img_is_read_and_written() {
 #[test]
 fn the_lock_is_exclusive_for_writers_and_shared_for_readers() {
     let store = Store::new();
-    let (base, a, b) = (store.path("base.vmdk"), store.path("a.vmdk"), store.path("b.vmdk"));
+    let (base, a, b) = (
+        store.path("base.vmdk"),
+        store.path("a.vmdk"),
+        store.path("b.vmdk"),
+    );
     vmdk::create_flat(&base, 1 << 20).unwrap();
     vmdk::create_child(&a, &base, None).unwrap();
     vmdk::create_child(&b, &base, None).unwrap();
     let running = store.open(&a, Access::ReadWrite);
     let second = Chain::open(&a, Access::ReadOnly, &store.roots).unwrap_err();
-    assert_eq!(second.to_string(), format!("Failed to lock the file {}", a.display()));
+    assert_eq!(
+        second.to_string(),
+        format!("Failed to lock the file {}", a.display())
+    );
     assert!(second.is_retryable());
     let _other = store.open(&b, Access::ReadWrite);
     for refused in [
@@ -137,8 +191,15 @@ fn a_child_of_a_changed_parent_does_not_open() {
     let before = vmdk::create_flat(&base, 1 << 20).unwrap();
     vmdk::create_child(&child, &base, None).unwrap();
     drop(store.open(&base, Access::ReadWrite));
-    assert_eq!(vmdk::inspect(&base).unwrap().cid, before.cid, "opening alone changes nothing");
-    store.open(&base, Access::ReadWrite).write_at(&[1], 0).unwrap();
+    assert_eq!(
+        vmdk::inspect(&base).unwrap().cid,
+        before.cid,
+        "opening alone changes nothing"
+    );
+    store
+        .open(&base, Access::ReadWrite)
+        .write_at(&[1], 0)
+        .unwrap();
     assert_ne!(vmdk::inspect(&base).unwrap().cid, before.cid);
     let refused = Chain::open(&child, Access::ReadOnly, &store.roots).unwrap_err();
     assert!(matches!(refused, Error::ParentModified { .. }), "{refused}");
@@ -154,7 +215,10 @@ fn no_path_leads_out_of_the_datastores() {
     assert!(matches!(refused, Error::Outside { .. }), "{refused}");
     let link = store.path("link.vmdk");
     std::os::unix::fs::symlink(&outside, &link).unwrap();
-    assert!(matches!(Chain::open(&link, Access::ReadOnly, &store.roots), Err(Error::Outside { .. })));
+    assert!(matches!(
+        Chain::open(&link, Access::ReadOnly, &store.roots),
+        Err(Error::Outside { .. })
+    ));
     // The extent of a descriptor may not be a link either.
     let flat = store.path("f.vmdk");
     vmdk::create_flat(&flat, 1 << 20).unwrap();
@@ -174,7 +238,10 @@ fn a_loop_of_parents_is_refused() {
     let text = String::from_utf8(raw[512..512 + 20 * 512].to_vec()).unwrap();
     let mut text = text
         .replace("\"base.vmdk\"", "\"a.vmdk\"")
-        .replace(&format!("{:08x}", info.parent_cid), &format!("{:08x}", info.cid))
+        .replace(
+            &format!("{:08x}", info.parent_cid),
+            &format!("{:08x}", info.cid),
+        )
         .into_bytes();
     text.resize(20 * 512, 0);
     raw[512..512 + 20 * 512].copy_from_slice(&text);
@@ -188,22 +255,41 @@ fn copies_are_sparse_flattened_and_of_their_own() {
     let store = Store::new();
     let (base, top) = (store.path("base.vmdk"), store.path("top.vmdk"));
     vmdk::create_flat(&base, 8 << 30).unwrap();
-    store.open(&base, Access::ReadWrite).write_at(&pattern(1, 100_000), 4 << 30).unwrap();
+    store
+        .open(&base, Access::ReadWrite)
+        .write_at(&pattern(1, 100_000), 4 << 30)
+        .unwrap();
     vmdk::create_child(&top, &base, None).unwrap();
-    store.open(&top, Access::ReadWrite).write_at(&pattern(2, 100_000), 5 << 30).unwrap();
+    store
+        .open(&top, Access::ReadWrite)
+        .write_at(&pattern(2, 100_000), 5 << 30)
+        .unwrap();
     for (from, name) in [(&base, "flat copy.vmdk"), (&top, "chain copy.vmdk")] {
         let to = store.path(name);
         let info = vmdk::copy(from, &to, &store.roots).unwrap();
         assert_eq!((info.capacity, info.parent), (8 << 30, None));
-        assert!(info.allocated < 4 << 20, "{} bytes allocated", info.allocated);
+        assert!(
+            info.allocated < 4 << 20,
+            "{} bytes allocated",
+            info.allocated
+        );
         assert_ne!(info.uuid, vmdk::inspect(from).unwrap().uuid);
         let mut got = vec![0; 100_000];
-        store.open(&to, Access::ReadOnly).read_at(&mut got, 4 << 30).unwrap();
+        store
+            .open(&to, Access::ReadOnly)
+            .read_at(&mut got, 4 << 30)
+            .unwrap();
         assert_eq!(got, pattern(1, 100_000));
-        assert!(matches!(vmdk::copy(from, &to, &store.roots), Err(Error::AlreadyExists { .. })));
+        assert!(matches!(
+            vmdk::copy(from, &to, &store.roots),
+            Err(Error::AlreadyExists { .. })
+        ));
     }
     let mut got = vec![0; 100_000];
-    store.open(&store.path("chain copy.vmdk"), Access::ReadOnly).read_at(&mut got, 5 << 30).unwrap();
+    store
+        .open(&store.path("chain copy.vmdk"), Access::ReadOnly)
+        .read_at(&mut got, 5 << 30)
+        .unwrap();
     assert_eq!(got, pattern(2, 100_000));
 }
 
@@ -225,7 +311,10 @@ fn disks_move_with_their_extents_and_find_their_parents_again() {
     assert_eq!(fs::read_dir(store.dir.path().join("d")).unwrap().count(), 0);
     let info = vmdk::extend(&away, 3 << 20).unwrap();
     assert_eq!(info.capacity, 3 << 20);
-    assert!(matches!(vmdk::extend(&away, 1 << 20), Err(Error::Invalid { .. })));
+    assert!(matches!(
+        vmdk::extend(&away, 1 << 20),
+        Err(Error::Invalid { .. })
+    ));
     assert!(qemu_img(&["info", away.to_str().unwrap()]).contains("3 MiB"));
 }
 
@@ -252,9 +341,15 @@ fn a_larger_child_reads_zeros_behind_its_parent() {
     let store = Store::new();
     let (base, child) = (store.path("base.vmdk"), store.path("child.vmdk"));
     vmdk::create_flat(&base, (1 << 20) + 512).unwrap();
-    store.open(&base, Access::ReadWrite).write_at(&pattern(1, 1024), (1 << 20) - 512).unwrap();
+    store
+        .open(&base, Access::ReadWrite)
+        .write_at(&pattern(1, 1024), (1 << 20) - 512)
+        .unwrap();
     vmdk::create_child(&child, &base, Some(3 << 20)).unwrap();
-    store.open(&child, Access::ReadWrite).write_at(b"y", (1 << 20) + 600).unwrap();
+    store
+        .open(&child, Access::ReadWrite)
+        .write_at(b"y", (1 << 20) + 600)
+        .unwrap();
     let ours = we_read(&store.open(&child, Access::ReadOnly));
     assert_eq!(ours.len(), 3 << 20);
     assert!(ours == qemu_reads(&store, &child));
@@ -270,7 +365,8 @@ fn a_killed_writer_leaves_a_consistent_disk_with_all_answered_writes() {
     // at a random one.
     if let Ok(dir) = std::env::var("VMDK_WRITER") {
         let roots = Roots::new([&dir]).unwrap();
-        let chain = Chain::open(&Path::new(&dir).join("c.vmdk"), Access::ReadWrite, &roots).unwrap();
+        let chain =
+            Chain::open(&Path::new(&dir).join("c.vmdk"), Access::ReadWrite, &roots).unwrap();
         for i in 0u64.. {
             let at = (i * 37 % 400) * 40_960;
             chain.write_at(&pattern(i as u8, 40_960), at).unwrap();
@@ -280,12 +376,19 @@ fn a_killed_writer_leaves_a_consistent_disk_with_all_answered_writes() {
     let store = Store::new();
     let (base, child) = (store.path("b.vmdk"), store.path("c.vmdk"));
     vmdk::create_flat(&base, 32 << 20).unwrap();
-    store.open(&base, Access::ReadWrite).write_at(&pattern(77, 16 << 20), 0).unwrap();
+    store
+        .open(&base, Access::ReadWrite)
+        .write_at(&pattern(77, 16 << 20), 0)
+        .unwrap();
     for kill_at in [3u64, 90, 333] {
         let _ = vmdk::delete(&child);
         vmdk::create_child(&child, &base, None).unwrap();
         let mut writer = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_killed_writer_leaves_a_consistent_disk_with_all_answered_writes", "--nocapture"])
+            .args([
+                "--exact",
+                "a_killed_writer_leaves_a_consistent_disk_with_all_answered_writes",
+                "--nocapture",
+            ])
             .env("VMDK_WRITER", store.dir.path())
             .stdout(std::process::Stdio::piped())
             .spawn()
@@ -333,7 +436,8 @@ enum Op {
 const SIZE: u64 = 1 << 20;
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let place = (0..SIZE, 1usize..200_000).prop_map(|(at, len)| (at, len.min((SIZE - at) as usize)));
+    let place =
+        (0..SIZE, 1usize..200_000).prop_map(|(at, len)| (at, len.min((SIZE - at) as usize)));
     let op = prop_oneof![
         6 => (place.clone(), any::<u8>()).prop_map(|((at, len), seed)| Op::Write { at, len, seed }),
         2 => place.clone().prop_map(|(at, len)| Op::WriteZeros { at, len }),

@@ -45,7 +45,9 @@ impl Default for Table {
 
 impl Table {
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Option<Arc<Chain>>>> {
-        self.disks.lock().unwrap_or_else(|poison| poison.into_inner())
+        self.disks
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
     }
 
     /// Adds a disk under a number that is never used again.
@@ -116,14 +118,21 @@ fn errno(error: &io::Error) -> Errno {
 
 impl DiskFs {
     pub(super) fn new(table: Arc<Table>) -> Self {
-        Self { table, born: SystemTime::UNIX_EPOCH }
+        Self {
+            table,
+            born: SystemTime::UNIX_EPOCH,
+        }
     }
 
     fn attributes(&self, ino: INodeNo) -> Option<FileAttr> {
         let (kind, perm, size) = if ino == INodeNo::ROOT {
             (FileType::Directory, 0o700, 0)
         } else {
-            (FileType::RegularFile, 0o600, self.table.get(ino.0)?.capacity())
+            (
+                FileType::RegularFile,
+                0o600,
+                self.table.get(ino.0)?.capacity(),
+            )
         };
         Some(FileAttr {
             ino,
@@ -163,8 +172,13 @@ impl Filesystem for DiskFs {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let number = name.to_str().and_then(|n| n.parse::<u64>().ok()).filter(|n| *n >= FIRST_DISK);
-        let found = number.filter(|_| parent == INodeNo::ROOT).and_then(|n| self.attributes(INodeNo(n)));
+        let number = name
+            .to_str()
+            .and_then(|n| n.parse::<u64>().ok())
+            .filter(|n| *n >= FIRST_DISK);
+        let found = number
+            .filter(|_| parent == INodeNo::ROOT)
+            .and_then(|n| self.attributes(INodeNo(n)));
         match found {
             Some(attr) => reply.entry(&TTL, &attr, Generation(0)),
             None => reply.error(Errno::ENOENT),
@@ -185,7 +199,10 @@ impl Filesystem for DiskFs {
         if chain.access() == Access::ReadOnly && flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(Errno::EROFS);
         }
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
+        reply.opened(
+            FileHandle(0),
+            FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
+        );
     }
 
     fn read(

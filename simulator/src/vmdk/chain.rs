@@ -45,7 +45,12 @@ impl Chain {
     /// [`Error::ParentModified`], [`Error::Outside`] and the rest of [`Error`].
     pub fn open(top: &Path, access: Access, roots: &Roots) -> Result<Self, Error> {
         let top = Layer::open(top, access == Access::ReadWrite, roots)?;
-        Ok(Self { top, access, stamped: AtomicBool::new(false), dirty: AtomicBool::new(false) })
+        Ok(Self {
+            top,
+            access,
+            stamped: AtomicBool::new(false),
+            dirty: AtomicBool::new(false),
+        })
     }
 
     /// Capacity in bytes.
@@ -106,7 +111,10 @@ impl Chain {
     /// The host's error.
     pub fn flush(&self) -> io::Result<()> {
         if self.dirty.swap(false, Ordering::AcqRel) {
-            self.top.file.sync_data().inspect_err(|_| self.dirty.store(true, Ordering::Release))?;
+            self.top
+                .file
+                .sync_data()
+                .inspect_err(|_| self.dirty.store(true, Ordering::Release))?;
         }
         Ok(())
     }
@@ -128,7 +136,10 @@ impl Chain {
     fn check(&self, at: u64, len: u64) -> io::Result<()> {
         match at.checked_add(len) {
             Some(end) if end <= self.top.capacity => Ok(()),
-            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "beyond the end of the disk")),
+            _ => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "beyond the end of the disk",
+            )),
         }
     }
 
@@ -156,7 +167,8 @@ impl Chain {
                 Entry::At(start) => {
                     // As many grains as follow in the file at the same distance.
                     while stop < end
-                        && tables.entry(file, stop / grain)? == Entry::At(start + (stop - (pos - within)))
+                        && tables.entry(file, stop / grain)?
+                            == Entry::At(start + (stop - (pos - within)))
                     {
                         stop = (stop + grain).min(end);
                     }
@@ -203,7 +215,12 @@ impl Chain {
                 Entry::Absent => self.leave_zero(tables, allocating, number, part.len() as u64)?,
             };
             if settled {
-                self.place(tables, allocating, &data[(from - at) as usize..(pos - at) as usize], from)?;
+                self.place(
+                    tables,
+                    allocating,
+                    &data[(from - at) as usize..(pos - at) as usize],
+                    from,
+                )?;
                 from = stop;
             }
             pos = stop;

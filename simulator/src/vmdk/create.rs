@@ -53,7 +53,10 @@ pub fn create_child(path: &Path, parent: &Path, capacity: Option<u64>) -> Result
     let below = find(parent)?;
     let capacity = check_capacity(path, capacity.unwrap_or(below.capacity), MAX_SPARSE)?;
     if capacity < below.capacity {
-        return Err(Error::invalid(path, "a child cannot be smaller than its parent"));
+        return Err(Error::invalid(
+            path,
+            "a child cannot be smaller than its parent",
+        ));
     }
     let hint = relative(path, parent)?;
     let name = file_name(path)?;
@@ -136,7 +139,10 @@ pub(super) fn file_name(path: &Path) -> Result<String, Error> {
 }
 
 fn fits(text: &str) -> bool {
-    !text.is_empty() && !text.chars().any(|c| c.is_control() || c == '"' || c == '\\')
+    !text.is_empty()
+        && !text
+            .chars()
+            .any(|c| c.is_control() || c == '"' || c == '\\')
 }
 
 pub(super) fn data_base(capacity: u64, uuid: &str) -> BTreeMap<String, String> {
@@ -162,7 +168,12 @@ pub(super) fn new_uuid() -> String {
     id[1] = 0x00;
     id[2] = 0xc2;
     id[3] = 0x90 | (id[3] & 0x0f);
-    let hex = |part: &[u8]| part.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ");
+    let hex = |part: &[u8]| {
+        part.iter()
+            .map(|b| format!("{b:02x}"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
     format!("{}-{}", hex(&id[..8]), hex(&id[8..]))
 }
 
@@ -177,7 +188,9 @@ pub(super) fn create_new(path: &Path) -> Result<File, Error> {
 }
 
 pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    create_new(path)?.write_all(bytes).map_err(|e| Error::io("write", path, e))
+    create_new(path)?
+        .write_all(bytes)
+        .map_err(|e| Error::io("write", path, e))
 }
 
 /// The way from `from`'s directory to `to`, both seen without symbolic links.

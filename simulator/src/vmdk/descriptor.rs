@@ -146,7 +146,11 @@ pub fn parse_descriptor(text: &str) -> Result<Descriptor, DescriptorError> {
         return Err(DescriptorError::TooLong);
     }
     let mut lines = text.lines();
-    let first = lines.next().unwrap_or_default().trim().trim_start_matches('\u{feff}');
+    let first = lines
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .trim_start_matches('\u{feff}');
     if !first.eq_ignore_ascii_case("# Disk DescriptorFile") {
         return Err(DescriptorError::NotADescriptor);
     }
@@ -184,7 +188,9 @@ pub fn parse_descriptor(text: &str) -> Result<Descriptor, DescriptorError> {
             once(&mut create_type, value.to_owned(), "createType")?;
         } else if key.eq_ignore_ascii_case("parentFileNameHint") {
             if value.is_empty() || value.contains('\0') {
-                return Err(DescriptorError::BadValue { key: "parentFileNameHint" });
+                return Err(DescriptorError::BadValue {
+                    key: "parentFileNameHint",
+                });
             }
             once(&mut parent_hint, value.to_owned(), "parentFileNameHint")?;
         } else if key.starts_with("ddb.") {
@@ -205,9 +211,14 @@ pub fn parse_descriptor(text: &str) -> Result<Descriptor, DescriptorError> {
     if descriptor.extents.is_empty() {
         return Err(DescriptorError::Missing { key: "an extent" });
     }
-    let total = descriptor.extents.iter().try_fold(0u64, |sum, e| sum.checked_add(e.sectors));
+    let total = descriptor
+        .extents
+        .iter()
+        .try_fold(0u64, |sum, e| sum.checked_add(e.sectors));
     if total.is_none_or(|sectors| sectors == 0 || sectors > MAX_CAPACITY / SECTOR) {
-        return Err(DescriptorError::BadValue { key: "the capacity" });
+        return Err(DescriptorError::BadValue {
+            key: "the capacity",
+        });
     }
     Ok(descriptor)
 }
@@ -224,7 +235,10 @@ fn parse_cid(key: &'static str, value: &str) -> Result<u32, DescriptorError> {
 }
 
 fn unquote(value: &str) -> &str {
-    value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value)
+    value
+        .strip_prefix('"')
+        .and_then(|v| v.strip_suffix('"'))
+        .unwrap_or(value)
 }
 
 /// Reads an extent line; `None` when the line is something else.
@@ -235,11 +249,17 @@ fn parse_extent(line: &str) -> Result<Option<ExtentLine>, DescriptorError> {
         return Ok(None);
     }
     let bad = DescriptorError::BadValue { key: "an extent" };
-    let sectors = words.next().and_then(|w| w.parse::<u64>().ok()).ok_or(bad.clone())?;
+    let sectors = words
+        .next()
+        .and_then(|w| w.parse::<u64>().ok())
+        .ok_or(bad.clone())?;
     if sectors > MAX_CAPACITY / SECTOR {
         return Err(bad);
     }
-    let kind = words.next().filter(|k| !k.is_empty() && k.len() <= 32).ok_or(bad.clone())?;
+    let kind = words
+        .next()
+        .filter(|k| !k.is_empty() && k.len() <= 32)
+        .ok_or(bad.clone())?;
     if !kind.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return Err(bad);
     }
@@ -295,19 +315,35 @@ mod tests {
     fn an_extent_that_is_a_path_is_refused() {
         for name in ["../x", "/etc/shadow", "..", "a/b", ""] {
             let text = ESX.replace("x-flat.vmdk", name);
-            assert_eq!(parse_descriptor(&text), Err(DescriptorError::BadExtentName), "{name}");
+            assert_eq!(
+                parse_descriptor(&text),
+                Err(DescriptorError::BadExtentName),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn what_is_missing_twice_or_too_big_is_named() {
         let missing = ESX.replace("CID=fffffffe\n", "");
-        assert!(matches!(parse_descriptor(&missing), Err(DescriptorError::Missing { .. })));
+        assert!(matches!(
+            parse_descriptor(&missing),
+            Err(DescriptorError::Missing { .. })
+        ));
         let twice = ESX.replace("version=1", "CID=1");
-        assert_eq!(parse_descriptor(&twice), Err(DescriptorError::Twice { key: "CID" }));
+        assert_eq!(
+            parse_descriptor(&twice),
+            Err(DescriptorError::Twice { key: "CID" })
+        );
         let big = ESX.replace("16777216", "18446744073709551615");
-        assert!(matches!(parse_descriptor(&big), Err(DescriptorError::BadValue { .. })));
-        assert_eq!(parse_descriptor("hello"), Err(DescriptorError::NotADescriptor));
+        assert!(matches!(
+            parse_descriptor(&big),
+            Err(DescriptorError::BadValue { .. })
+        ));
+        assert_eq!(
+            parse_descriptor("hello"),
+            Err(DescriptorError::NotADescriptor)
+        );
         let long = format!("{ESX}{}", "#\n".repeat(40_000));
         assert_eq!(parse_descriptor(&long), Err(DescriptorError::TooLong));
     }

@@ -99,11 +99,17 @@ impl Error {
     }
 
     pub(super) fn unsupported(path: &Path, why: impl Into<String>) -> Self {
-        Self::Unsupported { path: path.to_path_buf(), why: why.into() }
+        Self::Unsupported {
+            path: path.to_path_buf(),
+            why: why.into(),
+        }
     }
 
     pub(super) fn invalid(path: &Path, why: impl Into<String>) -> Self {
-        Self::Invalid { path: path.to_path_buf(), why: why.into() }
+        Self::Invalid {
+            path: path.to_path_buf(),
+            why: why.into(),
+        }
     }
 
     /// Tells whether the same call can succeed later with nothing repaired in between.

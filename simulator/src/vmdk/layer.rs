@@ -53,10 +53,16 @@ pub(super) fn open_plain(path: &Path, write: bool) -> Result<File, Error> {
 /// Reads a disk's descriptor and finds its extent.
 pub(super) fn find(path: &Path) -> Result<Found, Error> {
     let mut file = open_plain(path, false)?;
-    let len = file.metadata().map_err(|e| Error::io("examine", path, e))?.len();
+    let len = file
+        .metadata()
+        .map_err(|e| Error::io("examine", path, e))?
+        .len();
     let mut head = [0u8; 512];
     let got = read_up_to(&mut file, &mut head).map_err(|e| Error::io("read", path, e))?;
-    let bad = |source| Error::Descriptor { path: path.to_path_buf(), source };
+    let bad = |source| Error::Descriptor {
+        path: path.to_path_buf(),
+        source,
+    };
     if got == 512 && head[..4] == MAGIC.to_le_bytes() {
         let header = Header::decode(&head, len).map_err(|why| Error::unsupported(path, why))?;
         let mut text = vec![0u8; header.descriptor_len as usize];
@@ -64,7 +70,10 @@ pub(super) fn find(path: &Path) -> Result<Found, Error> {
             .map_err(|e| Error::io("read", path, e))?;
         let descriptor = parse_descriptor(text_of(&text).map_err(bad)?).map_err(bad)?;
         if descriptor.extents.len() != 1 || descriptor.extents[0].kind != "SPARSE" {
-            return Err(Error::unsupported(path, "more than one extent, or not a sparse one"));
+            return Err(Error::unsupported(
+                path,
+                "more than one extent, or not a sparse one",
+            ));
         }
         return Ok(Found {
             path: path.to_path_buf(),
@@ -96,14 +105,25 @@ pub(super) fn find(path: &Path) -> Result<Found, Error> {
         }
         "SPARSE" => {
             let data = open_plain(&extent, false)?;
-            let len = data.metadata().map_err(|e| Error::io("examine", &extent, e))?.len();
-            data.read_exact_at(&mut head, 0).map_err(|e| Error::io("read", &extent, e))?;
+            let len = data
+                .metadata()
+                .map_err(|e| Error::io("examine", &extent, e))?
+                .len();
+            data.read_exact_at(&mut head, 0)
+                .map_err(|e| Error::io("read", &extent, e))?;
             Some(Header::decode(&head, len).map_err(|why| Error::unsupported(&extent, why))?)
         }
         other => return Err(Error::unsupported(path, format!("extent type {other}"))),
     };
     let capacity = header.as_ref().map_or(capacity, |h| h.capacity);
-    Ok(Found { path: path.to_path_buf(), extent, capacity, header, flat_offset, descriptor })
+    Ok(Found {
+        path: path.to_path_buf(),
+        extent,
+        capacity,
+        header,
+        flat_offset,
+        descriptor,
+    })
 }
 
 fn read_up_to(file: &mut File, buf: &mut [u8]) -> std::io::Result<usize> {
@@ -131,7 +151,9 @@ impl Found {
         let Some(hint) = &self.descriptor.parent_hint else {
             return Err(Error::Descriptor {
                 path: self.path.clone(),
-                source: DescriptorError::Missing { key: "parentFileNameHint" },
+                source: DescriptorError::Missing {
+                    key: "parentFileNameHint",
+                },
             });
         };
         let dir = self.path.parent().unwrap_or(Path::new("."));
@@ -148,9 +170,15 @@ impl Found {
 
 /// Takes ESXi's lock: exclusive to write, shared to read.
 pub(super) fn lock_file(file: &File, path: &Path, exclusive: bool) -> Result<(), Error> {
-    let taken = if exclusive { file.try_lock() } else { file.try_lock_shared() };
+    let taken = if exclusive {
+        file.try_lock()
+    } else {
+        file.try_lock_shared()
+    };
     taken.map_err(|e| match e {
-        TryLockError::WouldBlock => Error::Locked { path: path.to_path_buf() },
+        TryLockError::WouldBlock => Error::Locked {
+            path: path.to_path_buf(),
+        },
         TryLockError::Error(e) => Error::io("lock", path, e),
     })
 }
@@ -191,10 +219,16 @@ impl Layer {
             let file = found.lock(false)?;
             let key = key_of(&file, &found.extent)?;
             if seen.contains(&key) || seen.len() > MAX_CHAIN {
-                return Err(Error::ChainTooLong { path: path.to_path_buf() });
+                return Err(Error::ChainTooLong {
+                    path: path.to_path_buf(),
+                });
             }
             seen.push(key);
-            let known = shared().lock().unwrap_or_else(|p| p.into_inner()).get(&key).cloned();
+            let known = shared()
+                .lock()
+                .unwrap_or_else(|p| p.into_inner())
+                .get(&key)
+                .cloned();
             if let Some(open) = known.and_then(|weak| weak.upgrade()) {
                 base = Some(open);
                 break;
@@ -203,7 +237,9 @@ impl Layer {
             pending.push((found, file));
         }
         if base.as_ref().map_or(0, |b| b.depth) + pending.len() > MAX_CHAIN {
-            return Err(Error::ChainTooLong { path: path.to_path_buf() });
+            return Err(Error::ChainTooLong {
+                path: path.to_path_buf(),
+            });
         }
         while let Some((found, file)) = pending.pop() {
             let key = key_of(&file, &found.extent)?;
@@ -220,7 +256,10 @@ impl Layer {
         if let Some(parent) = &parent
             && parent.cid != found.descriptor.parent_cid
         {
-            return Err(Error::ParentModified { parent: parent.path.clone(), child: found.path });
+            return Err(Error::ParentModified {
+                parent: parent.path.clone(),
+                child: found.path,
+            });
         }
         let extent = match &found.header {
             Some(header) => {
@@ -229,9 +268,15 @@ impl Layer {
                 Extent::Sparse(tables)
             }
             None => {
-                let len = file.metadata().map_err(|e| Error::io("examine", &found.extent, e))?.len();
+                let len = file
+                    .metadata()
+                    .map_err(|e| Error::io("examine", &found.extent, e))?
+                    .len();
                 if len < found.flat_offset + found.capacity {
-                    return Err(Error::unsupported(&found.path, "its flat extent is too short"));
+                    return Err(Error::unsupported(
+                        &found.path,
+                        "its flat extent is too short",
+                    ));
                 }
                 Extent::Flat(found.flat_offset)
             }
@@ -255,7 +300,11 @@ impl Layer {
 
     /// Finds who holds the byte at `at`, and how many bytes from there on (at most `max`) it
     /// holds in a row. `None`: they are zero.
-    pub(super) fn resolve(&self, at: u64, max: u64) -> std::io::Result<(Option<(&Layer, u64)>, u64)> {
+    pub(super) fn resolve(
+        &self,
+        at: u64,
+        max: u64,
+    ) -> std::io::Result<(Option<(&Layer, u64)>, u64)> {
         let mut run = max;
         let mut layer = self;
         loop {
@@ -286,14 +335,16 @@ impl Layer {
     pub(super) fn read(&self, buf: &mut [u8], at: u64) -> std::io::Result<()> {
         let mut done = 0usize;
         while done < buf.len() {
-            let (mut source, mut run) = self.resolve(at + done as u64, (buf.len() - done) as u64)?;
+            let (mut source, mut run) =
+                self.resolve(at + done as u64, (buf.len() - done) as u64)?;
             // Neighbouring grains are often neighbours in the file too: one read for all of them.
             while done as u64 + run < buf.len() as u64 {
                 let left = buf.len() as u64 - done as u64 - run;
                 let (next, more) = self.resolve(at + done as u64 + run, left)?;
                 match (&source, &next) {
                     (None, None) => {}
-                    (Some((a, from)), Some((b, to))) if std::ptr::eq(*a, *b) && from + run == *to => {}
+                    (Some((a, from)), Some((b, to)))
+                        if std::ptr::eq(*a, *b) && from + run == *to => {}
                     _ => break,
                 }
                 run += more;

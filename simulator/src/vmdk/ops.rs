@@ -10,7 +10,8 @@ use nix::fcntl::copy_file_range;
 use nix::unistd::{Whence, lseek};
 
 use super::create::{
-    check_capacity, create_new, file_name, flat_descriptor, flat_path, new_uuid, relative, write_new,
+    check_capacity, create_new, file_name, flat_descriptor, flat_path, new_uuid, relative,
+    write_new,
 };
 use super::descriptor::Descriptor;
 use super::layer::{Found, find, lock_file, open_plain};
@@ -91,11 +92,14 @@ pub fn copy(from: &Path, to: &Path, roots: &Roots) -> Result<Info, Error> {
     let descriptor = flat_descriptor(&extent, source.capacity, &new_uuid())?;
     let target = create_new(&extent)?;
     let copied = (|| {
-        target.set_len(source.capacity).map_err(|e| Error::io("size", &extent, e))?;
+        target
+            .set_len(source.capacity)
+            .map_err(|e| Error::io("size", &extent, e))?;
         if source.header.is_none() && !source.descriptor.has_parent() && source.flat_offset == 0 {
             let file = open_plain(&source.extent, false)?;
             lock_file(&file, from, false)?;
-            copy_data(&file, &target, source.capacity).map_err(|e| Error::io("copy to", &extent, e))?;
+            copy_data(&file, &target, source.capacity)
+                .map_err(|e| Error::io("copy to", &extent, e))?;
         } else {
             let chain = Chain::open(from, Access::ReadOnly, roots)?;
             let mut buf = vec![0u8; 1 << 20];
@@ -215,7 +219,9 @@ pub fn rename(from: &Path, to: &Path) -> Result<Info, Error> {
         let extent = flat_path(to)?;
         descriptor.extents[0].file = file_name(&extent)?;
         if to.symlink_metadata().is_ok() {
-            return Err(Error::AlreadyExists { path: to.to_path_buf() });
+            return Err(Error::AlreadyExists {
+                path: to.to_path_buf(),
+            });
         }
         move_one(&found.extent, &extent)?;
         write_new(to, descriptor.render().as_bytes())?;
@@ -233,13 +239,17 @@ pub fn extend(path: &Path, capacity: u64) -> Result<Info, Error> {
     let found = find(path)?;
     let capacity = check_capacity(path, capacity, MAX_CAPACITY)?;
     if found.header.is_some() || found.descriptor.has_parent() {
-        return Err(Error::invalid(path, "only a disk without a parent can be extended"));
+        return Err(Error::invalid(
+            path,
+            "only a disk without a parent can be extended",
+        ));
     }
     if capacity < found.capacity {
         return Err(Error::invalid(path, "a disk cannot shrink"));
     }
     let lock = lock_alone(&found)?;
-    lock.set_len(found.flat_offset + capacity).map_err(|e| Error::io("size", &found.extent, e))?;
+    lock.set_len(found.flat_offset + capacity)
+        .map_err(|e| Error::io("size", &found.extent, e))?;
     let mut descriptor = found.descriptor.clone();
     descriptor.extents[0].sectors = capacity / SECTOR;
     replace_text(path, &descriptor)?;
@@ -281,18 +291,24 @@ fn write_embedded(path: &Path, file: &File, descriptor: &Descriptor) -> Result<(
     let found = find_header(path)?;
     let mut text = descriptor.render().into_bytes();
     if text.len() as u64 > found.1 {
-        return Err(Error::unsupported(path, "there is no room for its descriptor"));
+        return Err(Error::unsupported(
+            path,
+            "there is no room for its descriptor",
+        ));
     }
     text.resize(found.1 as usize, 0);
-    file.write_all_at(&text, found.0).map_err(|e| Error::io("write", path, e))
+    file.write_all_at(&text, found.0)
+        .map_err(|e| Error::io("write", path, e))
 }
 
 /// Where the embedded descriptor is, and its room.
 fn find_header(path: &Path) -> Result<(u64, u64), Error> {
     let found = find(path)?;
-    Ok(found.header.map_or((DESCRIPTOR_AT, DESCRIPTOR_SECTORS * SECTOR), |h| {
-        (h.descriptor_at, h.descriptor_len)
-    }))
+    Ok(found
+        .header
+        .map_or((DESCRIPTOR_AT, DESCRIPTOR_SECTORS * SECTOR), |h| {
+            (h.descriptor_at, h.descriptor_len)
+        }))
 }
 
 /// `60 00 C2 9f …-…` → `6000C29f-….` in vSphere's notation.
@@ -302,5 +318,12 @@ fn vsphere_uuid(raw: &str) -> String {
         return String::new();
     }
     let hex = format!("{}{}", hex[..6].to_uppercase(), &hex[6..]);
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
 }

@@ -43,12 +43,16 @@ impl Roots {
     /// # Errors
     /// [`Error::NotFound`], or [`Error::Outside`].
     pub fn resolve(&self, path: &Path) -> Result<PathBuf, Error> {
-        let real = path.canonicalize().map_err(|e| Error::io("find", path, e))?;
+        let real = path
+            .canonicalize()
+            .map_err(|e| Error::io("find", path, e))?;
         let list = self.0.read().unwrap_or_else(|poison| poison.into_inner());
         if list.iter().any(|root| real.starts_with(root)) {
             Ok(real)
         } else {
-            Err(Error::Outside { path: path.to_path_buf() })
+            Err(Error::Outside {
+                path: path.to_path_buf(),
+            })
         }
     }
 }

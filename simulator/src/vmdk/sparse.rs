@@ -75,7 +75,11 @@ impl Header {
     pub(super) fn encode(&self) -> [u8; 512] {
         let mut out = [0u8; 512];
         let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
-        let version: u32 = if self.flags & FLAG_ZERO_GRAIN != 0 { 2 } else { 1 };
+        let version: u32 = if self.flags & FLAG_ZERO_GRAIN != 0 {
+            2
+        } else {
+            1
+        };
         put(0, &MAGIC.to_le_bytes());
         put(4, &version.to_le_bytes());
         put(8, &self.flags.to_le_bytes());
@@ -93,10 +97,12 @@ impl Header {
 
     /// Reads a header, with every number checked against the others and the file's length.
     pub(super) fn decode(raw: &[u8; 512], file_len: u64) -> Result<Self, &'static str> {
-        let u32_at = |at: usize| u32::from_le_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]]);
+        let u32_at =
+            |at: usize| u32::from_le_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]]);
         let sectors = |at: usize| {
             let low = u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
-            low.checked_mul(SECTOR).ok_or("a number in the header is too large")
+            low.checked_mul(SECTOR)
+                .ok_or("a number in the header is too large")
         };
         if u32_at(0) != MAGIC {
             return Err("no sparse header");
@@ -134,7 +140,8 @@ impl Header {
             return Err("the grain size is out of range");
         }
         let gd_bytes = tables_for(header.capacity, header.grain) * 4;
-        let inside = |at: u64| at >= SECTOR && at.checked_add(gd_bytes).is_some_and(|e| e <= file_len);
+        let inside =
+            |at: u64| at >= SECTOR && at.checked_add(gd_bytes).is_some_and(|e| e <= file_len);
         if !inside(header.gd_at) || (header.redundant() && !inside(header.rgd_at)) {
             return Err("the grain directory is beyond the end of the file");
         }
@@ -239,11 +246,13 @@ impl Tables {
         let Some(slot) = self.table(file, grain / TABLE_ENTRIES)? else {
             return Ok(Entry::Absent);
         };
-        Ok(match slot[(grain % TABLE_ENTRIES) as usize].load(Ordering::Acquire) {
-            0 => Entry::Absent,
-            ZEROED if self.zero_grains => Entry::Zero,
-            sector => Entry::At(u64::from(sector) * SECTOR),
-        })
+        Ok(
+            match slot[(grain % TABLE_ENTRIES) as usize].load(Ordering::Acquire) {
+                0 => Entry::Absent,
+                ZEROED if self.zero_grains => Entry::Zero,
+                sector => Entry::At(u64::from(sector) * SECTOR),
+            },
+        )
     }
 
     /// One table, read at its first use; `None` when the directory has none.
@@ -260,7 +269,9 @@ impl Tables {
             return Ok(Some(table));
         }
         let raw = read_u32s(file, u64::from(sector) * SECTOR, TABLE_ENTRIES as usize)?;
-        Ok(Some(slot.get_or_init(|| raw.into_iter().map(AtomicU32::new).collect())))
+        Ok(Some(slot.get_or_init(|| {
+            raw.into_iter().map(AtomicU32::new).collect()
+        })))
     }
 
     /// Number of grains, the last of which may be cut short by the capacity.
@@ -273,7 +284,10 @@ impl Tables {
     /// The first call finds the end of the used space: after a crash the file may have a tail that
     /// no table points at, and that is used again.
     pub(super) fn allocate<'a>(&'a self, file: &'a File) -> io::Result<Allocating<'a>> {
-        let mut space = self.space.lock().unwrap_or_else(|poison| poison.into_inner());
+        let mut space = self
+            .space
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner());
         if space.is_none() {
             let len = file.metadata()?.len();
             let mut next = self.overhead;
@@ -284,14 +298,25 @@ impl Tables {
                     }
                 }
             }
-            *space = Some(Space { next, len, step: GROW_MIN });
+            *space = Some(Space {
+                next,
+                len,
+                step: GROW_MIN,
+            });
         }
-        Ok(Allocating { tables: self, file, space })
+        Ok(Allocating {
+            tables: self,
+            file,
+            space,
+        })
     }
 
     /// Cuts off the tail that was allocated ahead of its use.
     pub(super) fn trim(&self, file: &File) -> io::Result<()> {
-        let mut space = self.space.lock().unwrap_or_else(|poison| poison.into_inner());
+        let mut space = self
+            .space
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner());
         if let Some(space) = space.as_mut().filter(|s| s.len > s.next) {
             file.set_len(space.next)?;
             space.len = space.next;
@@ -355,14 +380,19 @@ impl Allocating<'_> {
             let (index, slot) = (grain / TABLE_ENTRIES, grain % TABLE_ENTRIES);
             let run = (TABLE_ENTRIES - slot).min(count - done);
             let Some(table) = self.tables.table(self.file, index)? else {
-                return Err(io::Error::new(io::ErrorKind::Unsupported, "a grain table is missing"));
+                return Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "a grain table is missing",
+                ));
             };
-            let raw: Vec<u8> =
-                (done..done + run).flat_map(|i| value(i).to_le_bytes()).collect();
+            let raw: Vec<u8> = (done..done + run)
+                .flat_map(|i| value(i).to_le_bytes())
+                .collect();
             let redundant = self.tables.redundant.iter().map(|r| r[index as usize]);
             for sector in redundant.chain([self.tables.directory[index as usize]]) {
                 if sector != 0 {
-                    self.file.write_all_at(&raw, u64::from(sector) * SECTOR + slot * 4)?;
+                    self.file
+                        .write_all_at(&raw, u64::from(sector) * SECTOR + slot * 4)?;
                 }
             }
             for i in 0..run {
@@ -377,7 +407,10 @@ impl Allocating<'_> {
 fn read_u32s(file: &File, at: u64, count: usize) -> io::Result<Vec<u32>> {
     let mut raw = vec![0u8; count * 4];
     file.read_exact_at(&mut raw, at)?;
-    Ok(raw.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
+    Ok(raw
+        .chunks_exact(4)
+        .map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]]))
+        .collect())
 }
 
 #[cfg(test)]
@@ -389,7 +422,10 @@ mod tests {
     fn a_new_header_is_read_back() {
         for capacity in [SECTOR, 1 << 20, 8 << 30, 2 << 40] {
             let header = Header::new(capacity);
-            assert_eq!(Header::decode(&header.encode(), header.overhead).unwrap(), header);
+            assert_eq!(
+                Header::decode(&header.encode(), header.overhead).unwrap(),
+                header
+            );
         }
     }
 
