@@ -31,6 +31,7 @@ pub mod method;
 pub mod path;
 mod poly;
 pub mod scalar;
+pub mod soap;
 pub mod value;
 pub mod version;
 pub mod xml;

@@ -138,12 +138,17 @@ impl<B> Poly<B> {
             .unwrap_or_else(|| unreachable!("subtypes begin with the fields of their base"))
     }
 
+    /// The type to write the object as for this version, and the name to give it: a client of an
+    /// older version does not know newer types, so it gets the nearest base that it knows.
+    fn shown(&self, version: crate::Version) -> (&'static data::TypeInfo, &str) {
+        let own = self.data.info();
+        let shown = own.lineage().find(|info| version.shows(info.since)).unwrap_or(own);
+        (shown, if std::ptr::eq(shown, own) { self.type_name() } else { shown.name })
+    }
+
     /// Writes the object; its name is told when it differs from the declared one.
     pub(crate) fn write_as(&self, out: &mut Writer, element: &str, declared: Option<&str>) {
-        // A client of an older version does not know newer types: it gets the nearest base it knows.
-        let own = self.data.info();
-        let shown = own.lineage().find(|info| out.version().shows(info.since)).unwrap_or(own);
-        let name = if std::ptr::eq(shown, own) { self.type_name() } else { shown.name };
+        let (shown, name) = self.shown(out.version());
         out.open(element, (declared != Some(name)).then_some(name));
         data::write(&*self.data, shown, out);
         out.close(element);
@@ -196,6 +201,22 @@ impl<B: Described> Element for Poly<B> {
     }
     fn describe_element() -> Option<&'static data::TypeInfo> {
         Some(B::describe())
+    }
+}
+
+impl Poly<crate::types::MethodFault> {
+    /// Writes the fault as SOAP has it in `detail`: in an element called after its type.
+    pub(crate) fn write_fault_detail(&self, out: &mut Writer) {
+        let (shown, name) = self.shown(out.version());
+        out.raw("<");
+        out.escape(name);
+        out.raw("Fault xmlns=\"urn:vim25\" xsi:type=\"");
+        out.escape(name);
+        out.raw("\">");
+        data::write(&*self.data, shown, out);
+        out.raw("</");
+        out.escape(name);
+        out.raw("Fault>");
     }
 }
 
