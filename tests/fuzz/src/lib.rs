@@ -1,0 +1,74 @@
+//! Fuzz targets as plain functions: none may panic, hang or use memory without bound, whatever the bytes.
+//!
+//! `tests/fuzz/libfuzzer` runs them under libFuzzer (`cargo fuzz run --fuzz-dir tests/fuzz/libfuzzer <target>`, with a
+//! nightly toolchain); `cargo test -p fuzz` replays the corpora of `tests/fuzz/corpus`.
+
+use std::collections::BTreeMap;
+
+/// Name and function of each target; the corpus of a target is the folder of its name.
+pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("soap", soap),
+    ("link_frame", link_frame),
+    ("guest_rpc", guest_rpc),
+    ("config", config),
+    ("log_record", log_record),
+    ("vmdk_descriptor", vmdk_descriptor),
+    ("cpio", cpio),
+    ("iso", iso_image),
+];
+
+/// A SOAP request as the simulator reads it.
+pub fn soap(bytes: &[u8]) {
+    let _ = vmomi::soap::parse_request(bytes);
+}
+
+/// Frames and messages of the link between guest and host.
+pub fn link_frame(bytes: &[u8]) {
+    tether_protocol::session::fuzz_decode(bytes);
+}
+
+/// Guest RPC: requests, replies, NIC information.
+pub fn guest_rpc(bytes: &[u8]) {
+    let mut buffer = bytes.to_vec();
+    while let Ok(Some(message)) = tether_protocol::rpci::take_message(&mut buffer) {
+        let _ = tether_protocol::rpci::Command::decode(&message);
+        let _ = tether_protocol::rpci::Reply::decode(&message);
+    }
+    let _ = tether_protocol::nicinfo::NicInfo::decode(bytes);
+}
+
+/// The configuration of a VM: lines `key=value`.
+pub fn config(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let keys: BTreeMap<String, String> = text
+        .lines()
+        .filter_map(|l| l.split_once('='))
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .collect();
+    let _ = tether_protocol::config::ExecutorConfig::decode(&keys);
+    let _ = tether_protocol::config::ApplianceConfig::decode(&keys);
+}
+
+/// A line of a container's log.
+pub fn log_record(bytes: &[u8]) {
+    let _ = tether_protocol::log::Record::decode(bytes);
+}
+
+/// The descriptor of a VMDK.
+pub fn vmdk_descriptor(bytes: &[u8]) {
+    let _ = simulator::vmdk::parse_descriptor(&String::from_utf8_lossy(bytes));
+}
+
+/// An initramfs.
+pub fn cpio(bytes: &[u8]) {
+    if let Ok(dir) = tempfile::tempdir() {
+        let _ = iso::cpio::unpack(&mut iso::cpio::Reader::new(bytes), dir.path());
+    }
+}
+
+/// An ISO image.
+pub fn iso_image(bytes: &[u8]) {
+    if let Ok(mut image) = iso::Reader::new(std::io::Cursor::new(bytes)) {
+        let _ = image.list();
+    }
+}
