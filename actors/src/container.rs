@@ -4,6 +4,7 @@ pub mod event;
 pub mod message;
 pub mod snapshot;
 pub mod spec;
+pub mod state;
 
 pub use message::{
     AttachOptions, ExitOutcome, LogRecord, LogsOptions, Message, ProcessList, RemoveOptions, Reply,
