@@ -1,0 +1,1 @@
+//! Tests of create's checks and merging, without any actor.

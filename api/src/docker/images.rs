@@ -1,0 +1,7 @@
+//! Images: what `/images/…` is translated to.
+
+pub mod change;
+pub mod inspect;
+pub mod list;
+pub mod reference;
+pub mod transfer;

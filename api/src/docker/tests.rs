@@ -1,0 +1,3 @@
+//! Samples for the modules' tests, and tests of the whole persona over real sockets.
+
+pub mod sample;
