@@ -1,5 +1,6 @@
 //! What `cargo xtask generate` writes.
 
+mod calls;
 pub(crate) mod data;
 pub(crate) mod devices;
 pub(crate) mod enums;

@@ -22,7 +22,9 @@
 mod macros;
 
 pub mod any;
+pub mod client;
 pub mod data;
+pub mod datastore;
 mod enumeration;
 #[rustfmt::skip]
 mod generated;
@@ -32,11 +34,14 @@ pub mod path;
 mod poly;
 pub mod scalar;
 pub mod soap;
+pub mod tls;
 pub mod value;
 pub mod version;
+pub mod watch;
 pub mod xml;
 
 pub use any::{Any, Array};
+pub use client::{Client, Config, Error};
 pub use data::{Data, Described, Extends, FieldInfo, TypeInfo};
 pub use enumeration::Enumeration;
 pub use managed::{Managed, ManagedInfo};

@@ -232,7 +232,6 @@ macro_rules! managed {
 }
 
 /// One function of the client per method.
-#[allow(unused_macros)]
 macro_rules! calls {
     ($($function:ident $wsdl:literal $owner:literal $request:ident;)*) => {
         impl $crate::client::Client {

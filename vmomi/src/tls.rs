@@ -1,0 +1,212 @@
+//! Whom the client trusts: a certificate's thumbprint, an authority, or the system's authorities.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use aws_lc_rs::digest;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs as provider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+/// The SHA-1 of a certificate, as vSphere shows it: `AB:CD:…`.
+///
+/// It is what vSphere's own clients pin. SHA-1 is weak against collisions, which would need the
+/// attacker to have made the server's certificate; finding a second one for a given print is not feasible.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Thumbprint([u8; 20]);
+
+impl Thumbprint {
+    /// The thumbprint of a certificate in DER.
+    pub fn of(certificate: &[u8]) -> Self {
+        let mut out = [0; 20];
+        out.copy_from_slice(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, certificate).as_ref());
+        Self(out)
+    }
+
+    /// Reads `AB:CD:…`, with or without colons.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits: String = text.trim().chars().filter(|c| *c != ':').collect();
+        let mut out = [0; 20];
+        hex::decode_to_slice(digits, &mut out).ok()?;
+        Some(Self(out))
+    }
+}
+
+impl fmt::Display for Thumbprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, byte) in self.0.iter().enumerate() {
+            write!(f, "{}{byte:02X}", if i == 0 { "" } else { ":" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Thumbprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Whom to trust.
+#[derive(Clone, Debug, Default)]
+pub enum Trust {
+    /// The authorities that the system trusts.
+    #[default]
+    System,
+    /// These authorities, in PEM, and no other.
+    Authorities(String),
+    /// The one certificate with this thumbprint, whatever its name and authority.
+    Thumbprint(Thumbprint),
+    /// Anybody. For a first look at a certificate, and where the user insists.
+    Anybody,
+}
+
+/// A TLS configuration cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The PEM holds no certificate, or a broken one.
+    #[error("the authorities' PEM cannot be read")]
+    Pem(#[source] rustls::pki_types::pem::Error),
+    /// There is no authority at all.
+    #[error("there is no authority to trust")]
+    NoAuthority,
+    /// The verifier cannot be made.
+    #[error("the verifier of certificates cannot be made")]
+    Verifier(#[source] rustls::client::VerifierBuilderError),
+    /// The library refuses.
+    #[error("TLS cannot be set up")]
+    Library(#[source] rustls::Error),
+}
+
+/// Where the verifier leaves the thumbprint of a certificate that it refused.
+pub(crate) type Refused = Arc<Mutex<Option<Thumbprint>>>;
+
+/// Makes a TLS configuration for a client.
+///
+/// # Errors
+/// When the authorities cannot be read, or there are none.
+pub fn client_config(trust: &Trust) -> Result<ClientConfig, TlsError> {
+    config_with(trust, &Refused::default())
+}
+
+pub(crate) fn config_with(trust: &Trust, refused: &Refused) -> Result<ClientConfig, TlsError> {
+    let provider = Arc::new(provider::default_provider());
+    let rule = match trust {
+        Trust::Anybody => Rule::Anybody,
+        Trust::Thumbprint(print) => Rule::Thumbprint(*print),
+        Trust::System => Rule::Authorities(authorities(system(), &provider)?),
+        Trust::Authorities(pem) => {
+            let mut store = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+                store.add(certificate.map_err(TlsError::Pem)?).map_err(TlsError::Library)?;
+            }
+            Rule::Authorities(authorities(store, &provider)?)
+        }
+    };
+    let verifier = Arc::new(Verifier { rule, provider: provider.clone(), refused: refused.clone() });
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Library)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth())
+}
+
+fn system() -> RootCertStore {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    store
+}
+
+fn authorities(
+    store: RootCertStore,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Option<Arc<WebPkiServerVerifier>>, TlsError> {
+    if store.is_empty() {
+        // A machine without authorities can still talk to those that it trusts otherwise.
+        return Ok(None);
+    }
+    WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone())
+        .build()
+        .map(Some)
+        .map_err(TlsError::Verifier)
+}
+
+#[derive(Debug)]
+enum Rule {
+    Anybody,
+    Thumbprint(Thumbprint),
+    Authorities(Option<Arc<WebPkiServerVerifier>>),
+}
+
+#[derive(Debug)]
+struct Verifier {
+    rule: Rule,
+    provider: Arc<CryptoProvider>,
+    refused: Refused,
+}
+
+impl Verifier {
+    fn judge(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match &self.rule {
+            Rule::Anybody => Ok(ServerCertVerified::assertion()),
+            Rule::Thumbprint(wanted) if *wanted == Thumbprint::of(certificate) => Ok(ServerCertVerified::assertion()),
+            Rule::Thumbprint(_) => {
+                Err(rustls::Error::General("the certificate's thumbprint is another one".into()))
+            }
+            Rule::Authorities(None) => Err(rustls::Error::General("no authority is trusted here".into())),
+            Rule::Authorities(Some(verifier)) => {
+                verifier.verify_server_cert(certificate, intermediates, name, ocsp, now)
+            }
+        }
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.judge(certificate, intermediates, name, ocsp, now).inspect_err(|_| {
+            if let Ok(mut refused) = self.refused.lock() {
+                *refused = Some(Thumbprint::of(certificate));
+            }
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
