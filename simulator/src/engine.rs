@@ -25,6 +25,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::mpsc;
 
 pub mod inert;
+pub mod namespace;
 
 /// A boxed future, so that engines can be trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -68,8 +69,11 @@ pub trait Guest: Send + Sync + 'static {
     ///
     /// # Errors
     /// When there is no such adapter.
-    fn set_nic_connected(&self, key: i32, connected: bool)
-    -> BoxFuture<'_, Result<(), EngineError>>;
+    fn set_nic_connected(
+        &self,
+        key: i32,
+        connected: bool,
+    ) -> BoxFuture<'_, Result<(), EngineError>>;
 
     /// Sends a TCLO command (`OS_Halt`, `OS_Reboot`, `OS_Suspend`, `ping`) and returns the guest's reply.
     ///
@@ -94,7 +98,9 @@ pub struct PoweredOn {
 
 impl fmt::Debug for PoweredOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PoweredOn").field("pid", &self.guest.pid()).finish_non_exhaustive()
+        f.debug_struct("PoweredOn")
+            .field("pid", &self.guest.pid())
+            .finish_non_exhaustive()
     }
 }
 
@@ -244,7 +250,11 @@ impl GuestInfo {
     /// Returns one value.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<String> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned()
     }
 
     /// Sets one value; an empty one removes the key, as vSphere does.
@@ -260,7 +270,10 @@ impl GuestInfo {
     /// Returns a copy of everything.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<String, String> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Replaces everything.

@@ -48,10 +48,18 @@ impl GuestEngine for InertEngine {
         let guest = Arc::new(InertGuest {
             instance: spec.instance.clone(),
             guests: Arc::clone(&self.guests),
-            state: Mutex::new(State { spec, events: Some(events) }),
+            state: Mutex::new(State {
+                spec,
+                events: Some(events),
+            }),
         });
         lock(&self.guests).insert(guest.instance.clone(), Arc::clone(&guest));
-        Box::pin(async move { Ok(PoweredOn { guest, events: receiver }) })
+        Box::pin(async move {
+            Ok(PoweredOn {
+                guest,
+                events: receiver,
+            })
+        })
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
@@ -88,7 +96,10 @@ impl InertGuest {
     /// Writes a key as the guest would.
     pub fn info_set(&self, key: &str, value: &str) {
         lock(&self.state).spec.guestinfo.set(key, value);
-        self.send(GuestEvent::GuestInfoSet { key: key.to_owned(), value: value.to_owned() });
+        self.send(GuestEvent::GuestInfoSet {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        });
     }
 
     /// Sends any event that does not end the guest.
@@ -105,7 +116,10 @@ impl InertGuest {
             let _ = events.send(event);
         }
         let mut guests = lock(&self.guests);
-        if guests.get(&self.instance).is_some_and(|g| std::ptr::eq(Arc::as_ptr(g), self)) {
+        if guests
+            .get(&self.instance)
+            .is_some_and(|g| std::ptr::eq(Arc::as_ptr(g), self))
+        {
             guests.remove(&self.instance);
         }
     }
@@ -152,7 +166,9 @@ impl Guest for InertGuest {
                 .serials
                 .iter_mut()
                 .find(|s| s.index == serial.index)
-                .ok_or_else(|| EngineError::NoSuchDevice(format!("serial port {}", serial.index)))?;
+                .ok_or_else(|| {
+                    EngineError::NoSuchDevice(format!("serial port {}", serial.index))
+                })?;
             *port = serial;
             Ok(())
         });

@@ -177,6 +177,29 @@ impl FsContext {
     }
 }
 
+/// Makes the whole file system behind a mount read-only, whoever else has it mounted.
+///
+/// # Errors
+/// `EBUSY` while files are open for writing; what fspick and fsconfig say.
+pub fn make_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
+    const FSPICK_CLOEXEC: u32 = 1;
+    const FSPICK_EMPTY_PATH: u32 = 8;
+    const FSCONFIG_CMD_RECONFIGURE: u32 = 7;
+    // SAFETY: the path is an empty C string.
+    let fd = check_long(unsafe {
+        libc::syscall(
+            libc::SYS_fspick,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            FSPICK_CLOEXEC | FSPICK_EMPTY_PATH,
+        )
+    })?;
+    // SAFETY: the kernel just gave us this descriptor.
+    let context = FsContext(unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
+    context.set_flag("ro")?;
+    context.config(FSCONFIG_CMD_RECONFIGURE, None, None, 0)
+}
+
 /// Makes a detached bind mount of a path (a directory or a file).
 ///
 /// # Errors

@@ -113,6 +113,12 @@ impl AsFd for Netlink {
     }
 }
 
+impl From<Netlink> for OwnedFd {
+    fn from(netlink: Netlink) -> Self {
+        netlink.fd
+    }
+}
+
 impl From<OwnedFd> for Netlink {
     /// Takes a rtnetlink socket that another process opened.
     fn from(fd: OwnedFd) -> Self {
