@@ -34,6 +34,7 @@ pub mod path;
 mod poly;
 pub mod scalar;
 pub mod soap;
+mod sugar;
 pub mod tls;
 pub mod value;
 pub mod version;
