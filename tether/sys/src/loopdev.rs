@@ -154,11 +154,13 @@ impl LoopDevice {
         check(unsafe { libc::ioctl(self.file.as_raw_fd(), LOOP_SET_CAPACITY as _) }).map(drop)
     }
 
-    /// Detaches now; with other openers left, when the last of them closes.
+    /// Writes back and detaches; with other openers left, when the last of them closes.
     ///
     /// # Errors
-    /// What the ioctl says.
+    /// What fsync and the ioctl say.
     pub fn detach(self) -> io::Result<()> {
+        // A device that was told to detach refuses the writes of its own cache.
+        self.file.sync_all()?;
         // SAFETY: no memory is involved.
         check(unsafe { libc::ioctl(self.file.as_raw_fd(), LOOP_CLR_FD as _) }).map(drop)
     }

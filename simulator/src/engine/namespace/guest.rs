@@ -91,7 +91,7 @@ impl Running {
 
         let (events, receiver) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
-        let tclo = Tclo::new();
+        let tclo = Tclo::default();
         let mut ports = BTreeMap::new();
         if fds.len() != 2 + sockets.len() {
             return Err(EngineError::NotBootable(
@@ -140,6 +140,7 @@ impl Running {
         let watched = Arc::clone(&running);
         tokio::spawn(async move {
             let how = ended.await.ok();
+            watched.tclo.drain().await;
             drop(tasks);
             watched.finish(how, &events).await;
             let _ = gone_sender.send(true);

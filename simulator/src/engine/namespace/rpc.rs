@@ -8,7 +8,7 @@ use tether_protocol::rpci::{Command, Reply, info, take_message, write_message};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, RwLock, mpsc, oneshot};
 
 use crate::engine::{EngineError, GuestEvent, GuestInfo};
 
@@ -16,6 +16,8 @@ use crate::engine::{EngineError, GuestEvent, GuestInfo};
 const MAX_CONNECTIONS: usize = 4;
 /// How long a guest may take to answer a TCLO command.
 const TCLO_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the last reply of a guest that is gone may take to be read.
+const DRAIN_DEADLINE: Duration = Duration::from_millis(200);
 /// What a guest may write: VIC's own keys, and the address that tools report.
 const WRITABLE: [&str; 2] = ["guestinfo.vice..", "guestinfo.ip"];
 
@@ -117,13 +119,18 @@ struct Ask {
 }
 
 /// Sends TCLO commands.
-#[derive(Clone)]
-pub(super) struct Tclo(Arc<Mutex<Option<mpsc::Sender<Ask>>>>);
+#[derive(Clone, Default)]
+pub(super) struct Tclo {
+    agent: Arc<Mutex<Option<mpsc::Sender<Ask>>>>,
+    /// Held for reading while a reply is awaited.
+    asking: Arc<RwLock<()>>,
+}
 
 impl Tclo {
-    /// Makes the sender, to which no guest is connected yet.
-    pub(super) fn new() -> Self {
-        Self(Arc::default())
+    /// Waits until a guest that has ended is heard out: its last replies lie in the socket.
+    pub(super) async fn drain(&self) {
+        // A guest that never replied is not waited for.
+        let _ = tokio::time::timeout(DRAIN_DEADLINE, self.asking.write()).await;
     }
 
     /// Accepts the guest's agent, the newest connection counting.
@@ -132,7 +139,7 @@ impl Tclo {
         let mut tasks = tokio::task::JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
             let (sender, asks) = mpsc::channel(4);
-            *self.0.lock().await = Some(sender);
+            *self.agent.lock().await = Some(sender);
             if let Some(old) = current.take() {
                 old.abort();
             }
@@ -143,8 +150,9 @@ impl Tclo {
 
     /// Sends a command and waits for the reply.
     pub(super) async fn ask(&self, command: String) -> Result<String, EngineError> {
+        let _asking = self.asking.read().await;
         let sender = self
-            .0
+            .agent
             .lock()
             .await
             .clone()
