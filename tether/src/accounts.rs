@@ -43,7 +43,12 @@ fn users(text: &str) -> impl Iterator<Item = User<'_>> {
         let name = fields.next()?;
         let uid = fields.nth(1)?.parse().ok()?;
         let gid = fields.next()?.parse().ok()?;
-        Some(User { name, uid, gid, home: fields.nth(1).unwrap_or_default() })
+        Some(User {
+            name,
+            uid,
+            gid,
+            home: fields.nth(1).unwrap_or_default(),
+        })
     })
 }
 
@@ -72,7 +77,12 @@ fn read(path: &Path) -> String {
 /// # Errors
 /// When a name is not in the image's files.
 pub fn look_up(root: &Path, spec: &str, more: &[String]) -> Result<Account, UnknownAccount> {
-    resolve(&read(&root.join("etc/passwd")), &read(&root.join("etc/group")), spec, more)
+    resolve(
+        &read(&root.join("etc/passwd")),
+        &read(&root.join("etc/group")),
+        spec,
+        more,
+    )
 }
 
 fn resolve(
@@ -94,7 +104,10 @@ fn resolve(
             groups: Vec::new(),
             home: entry.home.to_owned(),
         },
-        (None, Some(uid)) => Account { uid, ..Account::default() },
+        (None, Some(uid)) => Account {
+            uid,
+            ..Account::default()
+        },
         (None, None) => return Err(UnknownAccount::User(user.to_owned())),
     };
     if account.home.is_empty() {
@@ -136,7 +149,12 @@ mod tests {
 
     #[test]
     fn a_name_brings_its_groups_and_home() {
-        let web = Account { uid: 33, gid: 33, groups: vec![6], home: "/srv".into() };
+        let web = Account {
+            uid: 33,
+            gid: 33,
+            groups: vec![6],
+            home: "/srv".into(),
+        };
         assert_eq!(of("web"), Ok(web.clone()));
         assert_eq!(of("33"), Ok(web));
         assert_eq!(of("").unwrap().home, "/root");
@@ -145,7 +163,10 @@ mod tests {
     #[test]
     fn a_number_needs_no_entry() {
         let account = of("1000:2000").unwrap();
-        assert_eq!((account.uid, account.gid, account.home.as_str()), (1000, 2000, "/"));
+        assert_eq!(
+            (account.uid, account.gid, account.home.as_str()),
+            (1000, 2000, "/")
+        );
     }
 
     #[test]
@@ -157,7 +178,10 @@ mod tests {
     #[test]
     fn unknown_names_are_named() {
         let text = of("nope").unwrap_err().to_string();
-        assert_eq!(text, "unable to find user nope: no matching entries in passwd file");
+        assert_eq!(
+            text,
+            "unable to find user nope: no matching entries in passwd file"
+        );
         assert_eq!(of("web:nope"), Err(UnknownAccount::Group("nope".into())));
     }
 }
