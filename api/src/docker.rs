@@ -12,6 +12,7 @@
 mod connection;
 mod containers;
 mod detach;
+mod engine;
 mod error;
 mod events;
 mod exec;
@@ -37,11 +38,11 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors::Engine;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+pub use engine::Engine;
 pub use listener::{Bind, Listener};
 pub use route::{Route, Verdict, routes};
 pub use version::{ApiVersion, NEWEST, OLDEST};

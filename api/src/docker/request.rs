@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use actors::Engine;
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
 use http_body_util::{BodyExt, Limited};
@@ -13,6 +12,7 @@ use serde_json::Value;
 
 use super::Shared;
 use super::connection::TakeoverSlot;
+use super::engine::Engine;
 use super::error::ApiError;
 use super::filters::Filters;
 use super::version::ApiVersion;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use actors::Engine;
 use actors::container::{CreateSpec, Documents, MountSpec, NetworkSpec, ProcessSpec};
 use actors::image::ImageSnapshot;
 use actors::streams::ConsoleSize;
@@ -13,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::fields::{self, Section};
 use super::hostconfig::HostConfig;
 use super::{endpoints, mounts, signal};
+use crate::docker::engine::Engine;
 use crate::docker::error::{self, ApiError};
 use crate::docker::reply::{self, Reply};
 use crate::docker::request::{Call, decode, fold_keys};

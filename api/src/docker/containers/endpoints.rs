@@ -1,10 +1,10 @@
 //! `NetworkMode` and `NetworkingConfig`: which networks a container joins.
 
-use actors::Engine;
 use actors::container::EndpointSpec;
 use serde_json::{Map, Value};
 
 use super::fields::{self, Section};
+use crate::docker::engine::Engine;
 use crate::docker::error::{self, ApiError};
 
 /// `NetworkMode` as inspect shows it: `default` and nothing mean the default bridge.
