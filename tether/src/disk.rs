@@ -76,14 +76,22 @@ impl Disk {
         &self.place
     }
 
-    /// Writes everything back, marks the file system clean, and unmounts. Making it read-only first
-    /// also ends what a dying namespace still has mounted.
+    /// Writes everything back and unmounts. The container's namespaces are gone by now, so this is
+    /// the last use, and the file system is left clean; should another be left after all, making it
+    /// read-only first cleans it too, where an engine allows that.
     pub fn release(self) {
-        if let Err(error) = mount::make_read_only(self.mount.as_fd()) {
-            crate::say!("making {} read-only: {error}", self.place.display());
+        let Self { mount, place } = self;
+        match mount::make_read_only(mount.as_fd()) {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
+                crate::say!("making {} read-only: {error}", place.display());
+            }
+            _ => {}
         }
-        if let Err(error) = mount::umount(&self.place, mount::MNT_DETACH) {
-            crate::say!("unmounting {}: {error}", self.place.display());
+        drop(mount);
+        if mount::umount(&place, 0).is_err()
+            && let Err(error) = mount::umount(&place, mount::MNT_DETACH)
+        {
+            crate::say!("unmounting {}: {error}", place.display());
         }
     }
 }
