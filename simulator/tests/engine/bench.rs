@@ -36,25 +36,28 @@ pub fn initramfs() -> &'static Path {
     PATH.get_or_init(|| {
         let target = "x86_64-unknown-linux-musl";
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let built = Command::new(env!("CARGO"))
-            .current_dir(&root)
-            .args([
-                "build",
-                "-q",
-                "-p",
-                "tether-sys",
-                "--example",
-                "probe",
-                "--target",
-                target,
-            ])
-            .status()
-            .expect("cargo runs");
-        assert!(built.success(), "the probe does not build");
         let out = std::env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| root.join("target"), PathBuf::from)
             .join(target)
             .join("debug/examples/probe");
+        // Another cargo at work would be waited for: ask only when there is something to build.
+        if !is_newer(&out, &root.join("tether/sys")) {
+            let built = Command::new(env!("CARGO"))
+                .current_dir(&root)
+                .args([
+                    "build",
+                    "-q",
+                    "-p",
+                    "tether-sys",
+                    "--example",
+                    "probe",
+                    "--target",
+                    target,
+                ])
+                .status()
+                .expect("cargo runs");
+            assert!(built.success(), "the probe does not build");
+        }
         let probe = std::fs::read(out).expect("the probe");
         let mut writer = iso::cpio::Writer::new(Vec::new());
         for dir in ["dev", "proc", "sys", "run", "tmp", "mnt", "etc"] {
@@ -171,4 +174,23 @@ impl Vm {
             .await
             .expect("the guest's end in time")
     }
+}
+
+/// Tells whether a file is newer than everything in a directory.
+fn is_newer(file: &Path, dir: &Path) -> bool {
+    let changed = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified());
+    let Ok(built) = changed(file) else {
+        return false;
+    };
+    std::fs::read_dir(dir)
+        .expect("a directory")
+        .flatten()
+        .all(|entry| {
+            let path = entry.path();
+            if path.is_dir() {
+                is_newer(file, &path)
+            } else {
+                changed(&path).is_ok_and(|source| source < built)
+            }
+        })
 }

@@ -136,6 +136,16 @@ fn restrict(walls: &Walls) -> Result<(), StepError> {
         caps::clear_ambient().map_err(step("limit capabilities"))?;
         caps::set(keep, keep, caps::CapSet::default()).map_err(step("limit capabilities"))?;
     }
+    if !walls.has(Wall::Pids)
+        && let Some(boot) = caps::CapSet::number("SYS_BOOT")
+    {
+        // Outside a PID namespace, reboot means the host.
+        let keep = caps::permitted()
+            .map_err(step("read capabilities"))?
+            .without(boot);
+        caps::limit_bounding(keep).map_err(step("limit capabilities"))?;
+        caps::set(keep, keep, caps::CapSet::default()).map_err(step("limit capabilities"))?;
+    }
     Ok(())
 }
 

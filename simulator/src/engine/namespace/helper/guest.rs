@@ -142,7 +142,13 @@ impl Guest {
         let child = process::spawn(&args, || child::main(&plan)).map_err(step("clone"))?;
         drop((go_read, fail_write, root, files));
         lap("clone");
-        let plugged = plug(helper.netlink.as_mut(), &start.nics, child.pid);
+        // Without a namespace of its own, the guest's ends would be the host's links.
+        let nics: &[Nic] = if walls.has(Wall::Network) {
+            &start.nics
+        } else {
+            &[]
+        };
+        let plugged = plug(helper.netlink.as_mut(), nics, child.pid);
         lap("nics");
         let booted = plugged.and_then(|()| child::release(go_write, fail_read));
         lap("boot");
