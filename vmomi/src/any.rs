@@ -100,7 +100,10 @@ impl Any {
     pub fn into_vec<T: Element>(self) -> Result<Vec<T>, Mismatch> {
         match self {
             Self::Array(array) => array.items.into_iter().map(T::from_any).collect(),
-            other => Err(Mismatch { expected: T::type_name(), found: other.type_name() }),
+            other => Err(Mismatch {
+                expected: T::type_name(),
+                found: other.type_name(),
+            }),
         }
     }
 
@@ -278,7 +281,10 @@ fn read_typed(name: &str, input: &mut Reader<'_>, start: &Start<'_>) -> Result<A
                 return Ok(Any::Array(Array { item, items }));
             }
             if data::is_enum(name) {
-                return Ok(Any::Enum { r#type: name.to_owned().into(), value: input.text()? });
+                return Ok(Any::Enum {
+                    r#type: name.to_owned().into(),
+                    value: input.text()?,
+                });
             }
             if data::nearest(name).is_none() {
                 // Neither a type nor an enum that we know: it is kept as text or as an empty object.
@@ -286,7 +292,10 @@ fn read_typed(name: &str, input: &mut Reader<'_>, start: &Start<'_>) -> Result<A
                 return Ok(if children || text.is_empty() {
                     Any::Data(Poly::unknown(name))
                 } else {
-                    Any::Enum { r#type: name.to_owned().into(), value: text }
+                    Any::Enum {
+                        r#type: name.to_owned().into(),
+                        value: text,
+                    }
                 });
             }
             let mut poly = Poly::<DynamicData>::default();
@@ -317,7 +326,10 @@ impl<B: data::Described> From<Poly<B>> for Any {
 
 impl<T: Element> From<Vec<T>> for Any {
     fn from(value: Vec<T>) -> Self {
-        Self::Array(Array { item: T::type_name().into(), items: value.into_iter().map(T::into_any).collect() })
+        Self::Array(Array {
+            item: T::type_name().into(),
+            items: value.into_iter().map(T::into_any).collect(),
+        })
     }
 }
 
@@ -330,7 +342,19 @@ macro_rules! from_simple {
         }
     )*};
 }
-from_simple!(bool, i8, i16, i32, i64, f32, f64, String, DateTime, Binary, ManagedObjectReference);
+from_simple!(
+    bool,
+    i8,
+    i16,
+    i32,
+    i64,
+    f32,
+    f64,
+    String,
+    DateTime,
+    Binary,
+    ManagedObjectReference
+);
 
 impl From<&str> for Any {
     fn from(value: &str) -> Self {

@@ -53,7 +53,9 @@ pub struct Client {
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("url", &self.session.url().as_str()).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("url", &self.session.url().as_str())
+            .finish_non_exhaustive()
     }
 }
 
@@ -83,7 +85,9 @@ impl Client {
         let keep_alive = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(KEEP_ALIVE).await;
-                let Some(session) = weak.upgrade() else { return };
+                let Some(session) = weak.upgrade() else {
+                    return;
+                };
                 let this = ManagedObjectReference::service_instance();
                 if let Err(error) = session.invoke(&this, CurrentTimeRequest {}).await {
                     tracing::warn!(%error, "the vSphere session could not be kept alive");
@@ -92,7 +96,10 @@ impl Client {
         });
         Ok(Self {
             session,
-            shared: Arc::new(Shared { watch: OnceCell::new(), keep_alive: Aborted(keep_alive.abort_handle()) }),
+            shared: Arc::new(Shared {
+                watch: OnceCell::new(),
+                keep_alive: Aborted(keep_alive.abort_handle()),
+            }),
         })
     }
 
@@ -133,7 +140,11 @@ impl Client {
     ///
     /// # Cancel safety
     /// Dropping the call does not undo it on the server.
-    pub fn invoke<'a, M: Method>(&'a self, this: &'a ManagedObjectReference, request: M) -> Call<'a, M::Response> {
+    pub fn invoke<'a, M: Method>(
+        &'a self,
+        this: &'a ManagedObjectReference,
+        request: M,
+    ) -> Call<'a, M::Response> {
         self.session.invoke(this, request)
     }
 
@@ -142,7 +153,10 @@ impl Client {
     /// # Errors
     /// When it cannot be begun.
     pub async fn watch(&self) -> Result<&Watch, Error> {
-        self.shared.watch.get_or_try_init(|| Watch::begin(self.session.clone())).await
+        self.shared
+            .watch
+            .get_or_try_init(|| Watch::begin(self.session.clone()))
+            .await
     }
 
     /// Waits until a task has ended; what it gives is in [`TaskInfo::result`].
@@ -160,7 +174,11 @@ impl Client {
     ///
     /// # Errors
     /// As [`invoke`](Self::invoke) and [`wait_task`](Self::wait_task).
-    pub async fn run_task<M>(&self, this: &ManagedObjectReference, request: M) -> Result<TaskInfo, Error>
+    pub async fn run_task<M>(
+        &self,
+        this: &ManagedObjectReference,
+        request: M,
+    ) -> Result<TaskInfo, Error>
     where
         M: Method<Response = ManagedObjectReference>,
     {
@@ -174,7 +192,9 @@ impl Client {
     /// When the server does not answer; the session then ends when it has been idle for long enough.
     pub async fn close(&self) -> Result<(), Error> {
         self.shared.keep_alive.0.abort();
-        let Some(manager) = &self.content().session_manager else { return Ok(()) };
+        let Some(manager) = &self.content().session_manager else {
+            return Ok(());
+        };
         self.session.invoke(manager, LogoutRequest {}).await
     }
 

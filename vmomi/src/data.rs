@@ -34,7 +34,9 @@ pub struct TypeInfo {
 
 impl fmt::Debug for TypeInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TypeInfo").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("TypeInfo")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -92,7 +94,9 @@ impl dyn Data {
         if (&*self as &dyn Native).is::<T>() {
             let native: Box<dyn Native> = self;
             // The type has just been asked for, so the cast finds it.
-            Ok(*native.downcast::<T>().unwrap_or_else(|_| unreachable!("the type was checked")))
+            Ok(*native
+                .downcast::<T>()
+                .unwrap_or_else(|_| unreachable!("the type was checked")))
         } else {
             Err(self)
         }
@@ -137,7 +141,10 @@ pub(crate) fn read(data: &mut dyn Data, input: &mut Reader<'_>) -> Result<(), Er
     if input.strict() {
         for (index, field) in info.fields.iter().enumerate().take(128) {
             if seen >> index & 1 == 0 && data.field(index).is_some_and(|f| f.required()) {
-                return Err(Error::Missing { r#type: info.name, field: field.name });
+                return Err(Error::Missing {
+                    r#type: info.name,
+                    field: field.name,
+                });
             }
         }
     }
@@ -180,7 +187,11 @@ pub(crate) fn debug(data: &dyn Data, f: &mut fmt::Formatter<'_>) -> fmt::Result 
 }
 
 static BY_NAME: LazyLock<HashMap<&'static str, &'static TypeInfo>> = LazyLock::new(|| {
-    tables::TYPES.iter().map(|describe| describe()).map(|info| (info.name, info)).collect()
+    tables::TYPES
+        .iter()
+        .map(|describe| describe())
+        .map(|info| (info.name, info))
+        .collect()
 });
 
 static NEAREST: LazyLock<HashMap<&'static str, &'static str>> =

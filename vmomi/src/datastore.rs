@@ -26,8 +26,16 @@ pub struct DatastoreFiles {
 impl Client {
     /// The files of the datastore called `datastore` of the datacenter at inventory path `datacenter`
     /// (`ha-datacenter` on ESX).
-    pub fn datastore(&self, datacenter: impl Into<String>, datastore: impl Into<String>) -> DatastoreFiles {
-        DatastoreFiles { client: self.clone(), datacenter: datacenter.into(), datastore: datastore.into() }
+    pub fn datastore(
+        &self,
+        datacenter: impl Into<String>,
+        datastore: impl Into<String>,
+    ) -> DatastoreFiles {
+        DatastoreFiles {
+            client: self.clone(),
+            datacenter: datacenter.into(),
+            datastore: datastore.into(),
+        }
     }
 }
 
@@ -45,10 +53,17 @@ pub struct Download {
 impl Download {
     /// The bytes as they come.
     pub fn stream(self) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
-        let Self { response, what, client, .. } = self;
-        response
-            .bytes_stream()
-            .map_err(move |source| client.session().transport(&what, source, client.session().timeout()))
+        let Self {
+            response,
+            what,
+            client,
+            ..
+        } = self;
+        response.bytes_stream().map_err(move |source| {
+            client
+                .session()
+                .transport(&what, source, client.session().timeout())
+        })
     }
 
     /// All bytes at once.
@@ -57,7 +72,10 @@ impl Download {
     /// When the connection breaks before the end.
     pub async fn bytes(self) -> Result<Bytes, Error> {
         let timeout = self.client.session().timeout();
-        self.response.bytes().await.map_err(|source| self.client.session().transport(&self.what, source, timeout))
+        self.response
+            .bytes()
+            .await
+            .map_err(|source| self.client.session().transport(&self.what, source, timeout))
     }
 }
 
@@ -87,10 +105,14 @@ impl DatastoreFiles {
     /// When the server does not answer, or refuses.
     pub async fn length(&self, path: &str) -> Result<Option<u64>, Error> {
         let what = format!("HEAD {}", self.name(path));
-        let response = self.send(Method::HEAD, path, &what, |request| request).await?;
+        let response = self
+            .send(Method::HEAD, path, &what, |request| request)
+            .await?;
         match response.status() {
             StatusCode::NOT_FOUND => Ok(None),
-            status if status.is_success() => Ok(header(&response, CONTENT_LENGTH).and_then(|v| v.parse().ok())),
+            status if status.is_success() => {
+                Ok(header(&response, CONTENT_LENGTH).and_then(|v| v.parse().ok()))
+            }
             status => Err(self.refused(what, status)),
         }
     }
@@ -101,7 +123,9 @@ impl DatastoreFiles {
     /// When the server does not answer, or refuses.
     pub async fn download(&self, path: &str) -> Result<Option<Download>, Error> {
         let what = format!("GET {}", self.name(path));
-        let response = self.send(Method::GET, path, &what, |request| request).await?;
+        let response = self
+            .send(Method::GET, path, &what, |request| request)
+            .await?;
         match response.status() {
             StatusCode::NOT_FOUND => Ok(None),
             StatusCode::OK => Ok(Some(self.reading(response, what))),
@@ -115,17 +139,29 @@ impl DatastoreFiles {
     ///
     /// # Errors
     /// When the server does not answer, refuses, or sends another range.
-    pub async fn download_range(&self, path: &str, from: u64, to: Option<u64>) -> Result<Option<Download>, Error> {
+    pub async fn download_range(
+        &self,
+        path: &str,
+        from: u64,
+        to: Option<u64>,
+    ) -> Result<Option<Download>, Error> {
         let what = format!("GET {} from byte {from}", self.name(path));
         let range = match to {
             Some(to) => format!("bytes={from}-{}", to.saturating_sub(1)),
             None => format!("bytes={from}-"),
         };
-        let response = self.send(Method::GET, path, &what, |request| request.header(RANGE, range.clone())).await?;
+        let response = self
+            .send(Method::GET, path, &what, |request| {
+                request.header(RANGE, range.clone())
+            })
+            .await?;
         match response.status() {
             StatusCode::NOT_FOUND => Ok(None),
             StatusCode::OK if from == 0 && to.is_none() => Ok(Some(self.reading(response, what))),
-            StatusCode::OK => Err(self.client.session().unexpected(what, "the server does not serve ranges")),
+            StatusCode::OK => Err(self
+                .client
+                .session()
+                .unexpected(what, "the server does not serve ranges")),
             StatusCode::RANGE_NOT_SATISFIABLE => {
                 let mut empty = self.reading(Response::from(http_empty()), what);
                 empty.length = Some(0);
@@ -133,9 +169,14 @@ impl DatastoreFiles {
                 Ok(Some(empty))
             }
             StatusCode::PARTIAL_CONTENT => {
-                let said = header(&response, CONTENT_RANGE).unwrap_or_default().to_owned();
+                let said = header(&response, CONTENT_RANGE)
+                    .unwrap_or_default()
+                    .to_owned();
                 if !said.starts_with(&format!("bytes {from}-")) {
-                    return Err(self.client.session().unexpected(what, format!("the server sent {said:?}")));
+                    return Err(self
+                        .client
+                        .session()
+                        .unexpected(what, format!("the server sent {said:?}")));
                 }
                 Ok(Some(self.reading(response, what)))
             }
@@ -162,8 +203,11 @@ impl DatastoreFiles {
         let content: Bytes = content.into();
         let what = format!("PUT {}", self.name(path));
         let timeout = self.time_for(content.len() as u64);
-        let response =
-            self.send(Method::PUT, path, &what, |r| r.timeout(timeout).body(content.clone())).await?;
+        let response = self
+            .send(Method::PUT, path, &what, |r| {
+                r.timeout(timeout).body(content.clone())
+            })
+            .await?;
         self.stored(what, response.status())
     }
 
@@ -193,7 +237,10 @@ impl DatastoreFiles {
     /// # Errors
     /// As [`upload`](Self::upload), and when the local file cannot be read.
     pub async fn upload_file(&self, path: &str, local: &Path) -> Result<(), Error> {
-        let failed = |source| Error::File { what: format!("reading {}", local.display()), source };
+        let failed = |source| Error::File {
+            what: format!("reading {}", local.display()),
+            source,
+        };
         let file = std::fs::File::open(local).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
         // Blocking reads of a local file, 256 KiB each, are shorter than a turn of the executor's other work.
@@ -203,7 +250,9 @@ impl DatastoreFiles {
 
     fn reading(&self, response: Response, what: String) -> Download {
         Download {
-            length: header(&response, CONTENT_LENGTH).and_then(|v| v.parse().ok()).or(response.content_length()),
+            length: header(&response, CONTENT_LENGTH)
+                .and_then(|v| v.parse().ok())
+                .or(response.content_length()),
             total: header(&response, CONTENT_RANGE).and_then(total),
             response,
             what,
@@ -239,15 +288,23 @@ impl DatastoreFiles {
             _ => "GET",
         };
         let generation = self.client.session().generation();
-        let response = self.exchange(name, with(self.request(method.clone(), path)), what).await?;
+        let response = self
+            .exchange(name, with(self.request(method.clone(), path)), what)
+            .await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
         self.client.session().renew(generation).await?;
-        self.exchange(name, with(self.request(method, path)), what).await
+        self.exchange(name, with(self.request(method, path)), what)
+            .await
     }
 
-    async fn exchange(&self, name: &'static str, request: RequestBuilder, what: &str) -> Result<Response, Error> {
+    async fn exchange(
+        &self,
+        name: &'static str,
+        request: RequestBuilder,
+        what: &str,
+    ) -> Result<Response, Error> {
         let session = self.client.session();
         let begun = Instant::now();
         let result = request.send().await;
@@ -257,11 +314,19 @@ impl DatastoreFiles {
     }
 
     fn refused(&self, what: String, status: StatusCode) -> Error {
-        Error::Status { method: what, host: self.client.session().host().to_owned(), status: status.as_u16() }
+        Error::Status {
+            method: what,
+            host: self.client.session().host().to_owned(),
+            status: status.as_u16(),
+        }
     }
 
     fn stored(&self, what: String, status: StatusCode) -> Result<(), Error> {
-        if status.is_success() { Ok(()) } else { Err(self.refused(what, status)) }
+        if status.is_success() {
+            Ok(())
+        } else {
+            Err(self.refused(what, status))
+        }
     }
 }
 

@@ -149,7 +149,10 @@ macro_rules! enumeration_element {
             Ok(())
         }
         fn into_any(self) -> $crate::any::Any {
-            $crate::any::Any::Enum { r#type: Self::type_name().into(), value: self.as_str().to_owned() }
+            $crate::any::Any::Enum {
+                r#type: Self::type_name().into(),
+                value: self.as_str().to_owned(),
+            }
         }
         fn from_any(value: $crate::any::Any) -> Result<Self, $crate::value::Mismatch> {
             match value {

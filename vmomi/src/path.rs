@@ -86,7 +86,10 @@ pub fn find<'a>(object: &'a dyn Data, path: &str) -> Result<Option<&'a dyn Value
     let last = steps.len() - 1;
     for (depth, step) in steps.iter().enumerate() {
         let Some(field) = at.named(step.name) else {
-            return Err(PathError::Unknown { r#type: at.info().name.to_owned(), name: step.name.to_owned() });
+            return Err(PathError::Unknown {
+                r#type: at.info().name.to_owned(),
+                name: step.name.to_owned(),
+            });
         };
         let value = match &step.key {
             None => field,
@@ -131,7 +134,10 @@ pub fn get(object: &dyn Data, path: &str) -> Result<Option<Any>, PathError> {
 pub fn set(object: &mut dyn Data, name: &str, value: Option<Any>) -> Result<(), crate::Mismatch> {
     match object.named_mut(name) {
         Some(field) => field.set(value),
-        None => Err(crate::Mismatch { expected: "a property", found: name.to_owned() }),
+        None => Err(crate::Mismatch {
+            expected: "a property",
+            found: name.to_owned(),
+        }),
     }
 }
 
@@ -144,13 +150,20 @@ pub fn check(info: &'static TypeInfo, path: &str) -> Result<(), PathError> {
 }
 
 fn check_steps(info: &'static TypeInfo, steps: &[Step<'_>]) -> Result<(), PathError> {
-    let Some((step, rest)) = steps.split_first() else { return Ok(()) };
-    let unknown = || PathError::Unknown { r#type: info.name.to_owned(), name: step.name.to_owned() };
+    let Some((step, rest)) = steps.split_first() else {
+        return Ok(());
+    };
+    let unknown = || PathError::Unknown {
+        r#type: info.name.to_owned(),
+        name: step.name.to_owned(),
+    };
     // The property may be one of a subtype that stands in the place.
     let owner = if info.find(step.name, 0).is_some() {
         info
     } else {
-        data::all().find(|t| t.is_a(info.name) && t.find(step.name, 0).is_some()).ok_or_else(unknown)?
+        data::all()
+            .find(|t| t.is_a(info.name) && t.find(step.name, 0).is_some())
+            .ok_or_else(unknown)?
     };
     let sample = (owner.new)();
     let field = sample.named(step.name).ok_or_else(unknown)?;
@@ -158,9 +171,10 @@ fn check_steps(info: &'static TypeInfo, steps: &[Step<'_>]) -> Result<(), PathEr
         (true, _) => Ok(()),
         (false, Some(next)) => check_steps(next, rest),
         (false, None) if field.declared_name() == "anyType" => Ok(()),
-        (false, None) => {
-            Err(PathError::Unknown { r#type: field.declared_name().to_owned(), name: rest[0].name.to_owned() })
-        }
+        (false, None) => Err(PathError::Unknown {
+            r#type: field.declared_name().to_owned(),
+            name: rest[0].name.to_owned(),
+        }),
     }
 }
 
@@ -173,7 +187,10 @@ fn element<'a>(node: Node<'a>, key: &str) -> Option<&'a dyn Value> {
 /// The index of the element with this key: its `key` property, its identifier if it is a reference,
 /// or its own text.
 pub fn position(list: &dyn List, key: &str) -> Option<usize> {
-    (0..list.count()).find(|&index| list.item(index).is_some_and(|item| key_of(item).as_deref() == Some(key)))
+    (0..list.count()).find(|&index| {
+        list.item(index)
+            .is_some_and(|item| key_of(item).as_deref() == Some(key))
+    })
 }
 
 /// The key of an element of an array, as it stands in brackets without quotes.

@@ -23,13 +23,21 @@ pub struct Poly<B> {
 
 impl<B> Clone for Poly<B> {
     fn clone(&self) -> Self {
-        Self { data: self.data.boxed_clone(), name: self.name.clone(), base: PhantomData }
+        Self {
+            data: self.data.boxed_clone(),
+            name: self.name.clone(),
+            base: PhantomData,
+        }
     }
 }
 
 impl<B: Described> Default for Poly<B> {
     fn default() -> Self {
-        Self { data: Box::new(B::default()), name: None, base: PhantomData }
+        Self {
+            data: Box::new(B::default()),
+            name: None,
+            base: PhantomData,
+        }
     }
 }
 
@@ -50,7 +58,11 @@ impl<B> fmt::Debug for Poly<B> {
 
 impl<B: Described, T: Data + Extends<B>> From<T> for Poly<B> {
     fn from(value: T) -> Self {
-        Self { data: Box::new(value), name: None, base: PhantomData }
+        Self {
+            data: Box::new(value),
+            name: None,
+            base: PhantomData,
+        }
     }
 }
 
@@ -65,7 +77,15 @@ impl<B: Described> Poly<B> {
     /// # Errors
     /// The object, when it neither is nor extends `B`.
     pub fn from_data(data: Box<dyn Data>) -> Result<Self, Box<dyn Data>> {
-        if fits::<B>(data.info()) { Ok(Self { data, name: None, base: PhantomData }) } else { Err(data) }
+        if fits::<B>(data.info()) {
+            Ok(Self {
+                data,
+                name: None,
+                base: PhantomData,
+            })
+        } else {
+            Err(data)
+        }
     }
 
     /// The same object in a place declared as `C`.
@@ -74,7 +94,11 @@ impl<B: Described> Poly<B> {
     /// The place itself, when the object neither is nor extends `C`.
     pub fn cast<C: Described>(self) -> Result<Poly<C>, Self> {
         if fits::<C>(self.data.info()) {
-            Ok(Poly { data: self.data, name: self.name, base: PhantomData })
+            Ok(Poly {
+                data: self.data,
+                name: self.name,
+                base: PhantomData,
+            })
         } else {
             Err(self)
         }
@@ -142,8 +166,18 @@ impl<B> Poly<B> {
     /// older version does not know newer types, so it gets the nearest base that it knows.
     fn shown(&self, version: crate::Version) -> (&'static data::TypeInfo, &str) {
         let own = self.data.info();
-        let shown = own.lineage().find(|info| version.shows(info.since)).unwrap_or(own);
-        (shown, if std::ptr::eq(shown, own) { self.type_name() } else { shown.name })
+        let shown = own
+            .lineage()
+            .find(|info| version.shows(info.since))
+            .unwrap_or(own);
+        (
+            shown,
+            if std::ptr::eq(shown, own) {
+                self.type_name()
+            } else {
+                shown.name
+            },
+        )
     }
 
     /// Writes the object; its name is told when it differs from the declared one.
@@ -172,27 +206,44 @@ impl<B: Described> Element for Poly<B> {
         *self = match start.xsi_type() {
             None => Self::default(),
             Some(name) => match data::lookup(name) {
-                Some(info) if fits::<B>(info) => Self { data: (info.new)(), name: None, base: PhantomData },
+                Some(info) if fits::<B>(info) => Self {
+                    data: (info.new)(),
+                    name: None,
+                    base: PhantomData,
+                },
                 Some(info) => {
-                    return Err(Error::WrongType { expected: B::describe().name, found: info.name.to_owned() });
+                    return Err(Error::WrongType {
+                        expected: B::describe().name,
+                        found: info.name.to_owned(),
+                    });
                 }
                 None => {
                     let data = match data::nearest(name) {
                         Some(info) if fits::<B>(info) => (info.new)(),
                         _ => Box::new(B::default()),
                     };
-                    Self { data, name: Some(name.into()), base: PhantomData }
+                    Self {
+                        data,
+                        name: Some(name.into()),
+                        base: PhantomData,
+                    }
                 }
             },
         };
         data::read(&mut *self.data, input)
     }
     fn into_any(self) -> Any {
-        Any::Data(Poly { data: self.data, name: self.name, base: PhantomData })
+        Any::Data(Poly {
+            data: self.data,
+            name: self.name,
+            base: PhantomData,
+        })
     }
     fn from_any(value: Any) -> Result<Self, Mismatch> {
         match value {
-            Any::Data(poly) => poly.cast().map_err(|poly| Mismatch::new(B::describe().name, &Any::Data(poly))),
+            Any::Data(poly) => poly
+                .cast()
+                .map_err(|poly| Mismatch::new(B::describe().name, &Any::Data(poly))),
             other => Err(Mismatch::new(B::describe().name, &other)),
         }
     }
@@ -223,11 +274,19 @@ impl Poly<crate::types::MethodFault> {
 impl Poly<crate::types::DynamicData> {
     /// Any object at all.
     pub(crate) fn anything(data: Box<dyn Data>) -> Self {
-        Self { data, name: None, base: PhantomData }
+        Self {
+            data,
+            name: None,
+            base: PhantomData,
+        }
     }
 
     /// An empty object of a type that we know by name only.
     pub(crate) fn named(name: &str) -> Self {
-        Self { data: Box::new(crate::types::DynamicData::default()), name: Some(name.into()), base: PhantomData }
+        Self {
+            data: Box::new(crate::types::DynamicData::default()),
+            name: Some(name.into()),
+            base: PhantomData,
+        }
     }
 }

@@ -56,7 +56,10 @@ pub struct ManagedObjectReference {
 impl ManagedObjectReference {
     /// A reference to the object `value` of managed type `type`.
     pub fn new(r#type: impl Into<String>, value: impl Into<String>) -> Self {
-        Self { r#type: r#type.into(), value: value.into() }
+        Self {
+            r#type: r#type.into(),
+            value: value.into(),
+        }
     }
 
     /// The object where every session begins.
@@ -129,29 +132,56 @@ macro_rules! simple {
     };
 }
 
-simple!(bool, Bool, "boolean", |v| if *v { "true" } else { "false" }, |t| match t {
-    "true" | "1" => Some(true),
-    "false" | "0" => Some(false),
-    _ => None,
-});
-simple!(i8, Byte, "byte", |v| v.to_string(), |t| t.parse().ok().or_else(|| t.parse::<u8>().ok().map(|b| b as i8)));
+simple!(
+    bool,
+    Bool,
+    "boolean",
+    |v| if *v { "true" } else { "false" },
+    |t| match t {
+        "true" | "1" => Some(true),
+        "false" | "0" => Some(false),
+        _ => None,
+    }
+);
+simple!(i8, Byte, "byte", |v| v.to_string(), |t| t
+    .parse()
+    .ok()
+    .or_else(|| t.parse::<u8>().ok().map(|b| b as i8)));
 simple!(i16, Short, "short", |v| v.to_string(), |t| t.parse().ok(), Any::Byte(v) => v.into());
 simple!(i32, Int, "int", |v| v.to_string(), |t| t.parse().ok(), Any::Short(v) => v.into(), Any::Byte(v) => v.into());
 simple!(i64, Long, "long", |v| v.to_string(), |t| t.parse().ok(), Any::Int(v) => v.into(), Any::Short(v) => v.into(), Any::Byte(v) => v.into());
-simple!(f32, Float, "float", |v| real(f64::from(*v), v.to_string()), |t| parse_real(t).map(|v| v as f32));
+simple!(
+    f32,
+    Float,
+    "float",
+    |v| real(f64::from(*v), v.to_string()),
+    |t| parse_real(t).map(|v| v as f32)
+);
 simple!(f64, Double, "double", |v| real(*v, v.to_string()), |t| parse_real(t), Any::Float(v) => v.into());
-simple!(DateTime, DateTime, "dateTime", |v| v.to_string(), |t| parse_time(t));
-simple!(Binary, Binary, "base64Binary", |v| STANDARD.encode(&v.0), |t| {
-    let compact: String = t.split_ascii_whitespace().collect();
-    STANDARD.decode(compact).ok().map(Binary)
+simple!(DateTime, DateTime, "dateTime", |v| v.to_string(), |t| {
+    parse_time(t)
 });
+simple!(
+    Binary,
+    Binary,
+    "base64Binary",
+    |v| STANDARD.encode(&v.0),
+    |t| {
+        let compact: String = t.split_ascii_whitespace().collect();
+        STANDARD.decode(compact).ok().map(Binary)
+    }
+);
 
 /// XSD spells the special values in its own way.
 fn real(value: f64, spelled: String) -> String {
     if value.is_nan() {
         "NaN".into()
     } else if value.is_infinite() {
-        if value > 0.0 { "INF".into() } else { "-INF".into() }
+        if value > 0.0 {
+            "INF".into()
+        } else {
+            "-INF".into()
+        }
     } else {
         spelled
     }

@@ -78,10 +78,14 @@ pub fn parse_request_within(body: &[u8], limits: Limits) -> Result<Request, Requ
     let mut input = Reader::new(body, limits)?;
     input.set_strict(true);
     let header = open_envelope(&mut input)?;
-    let start = input.next_child()?.ok_or(Error::Envelope("its body is empty"))?;
+    let start = input
+        .next_child()?
+        .ok_or(Error::Envelope("its body is empty"))?;
     let namespace = input.namespace(&start).unwrap_or_default();
     let name = start.name().to_owned();
-    let method = (namespace == VIM25).then(|| method::lookup(&name)).flatten();
+    let method = (namespace == VIM25)
+        .then(|| method::lookup(&name))
+        .flatten();
     let mut this = ManagedObjectReference::default();
     let mut arguments = method.map(|m| ((m.arguments)().new)());
     let mut hint = 0;
@@ -108,29 +112,46 @@ pub fn parse_request_within(body: &[u8], limits: Limits) -> Result<Request, Requ
     }
     close_envelope(&mut input)?;
     let (Some(method), Some(arguments)) = (method, arguments) else {
-        return Err(RequestError::UnknownMethod { this, method: name, namespace });
+        return Err(RequestError::UnknownMethod {
+            this,
+            method: name,
+            namespace,
+        });
     };
     let info = arguments.info();
     for (index, field) in info.fields.iter().enumerate().take(128) {
         if seen >> index & 1 == 0 && arguments.field(index).is_some_and(|f| f.required()) {
-            return Err(Error::Missing { r#type: info.name, field: field.name }.into());
+            return Err(Error::Missing {
+                r#type: info.name,
+                field: field.name,
+            }
+            .into());
         }
     }
     if this.value.is_empty() {
         return Err(Error::Envelope("the call has no _this").into());
     }
-    Ok(Request { this, method, arguments, header })
+    Ok(Request {
+        this,
+        method,
+        arguments,
+        header,
+    })
 }
 
 /// Reads up to the opening of the body.
 fn open_envelope(input: &mut Reader<'_>) -> Result<Header, Error> {
-    let root = input.next_child()?.ok_or(Error::Envelope("there is no element"))?;
+    let root = input
+        .next_child()?
+        .ok_or(Error::Envelope("there is no element"))?;
     if root.name() != "Envelope" || input.namespace(&root).as_deref() != Some(SOAP) {
         return Err(Error::Envelope("the root is no SOAP 1.1 Envelope"));
     }
     let mut header = Header::default();
     loop {
-        let part = input.next_child()?.ok_or(Error::Envelope("there is no Body"))?;
+        let part = input
+            .next_child()?
+            .ok_or(Error::Envelope("there is no Body"))?;
         match part.name() {
             "Body" => return Ok(header),
             "Header" => {
@@ -168,7 +189,10 @@ fn envelope(out: &mut Writer, header: &Header, body: impl FnOnce(&mut Writer)) {
     out.raw("\">\n");
     if *header != Header::default() {
         out.raw("<soapenv:Header>");
-        for (name, value) in [("operationID", &header.operation_id), ("vcSessionCookie", &header.session_cookie)] {
+        for (name, value) in [
+            ("operationID", &header.operation_id),
+            ("vcSessionCookie", &header.session_cookie),
+        ] {
             if let Some(value) = value {
                 out.leaf(name, None, value);
             }
@@ -234,12 +258,18 @@ pub struct Fault {
 impl Fault {
     /// A fault with its text.
     pub fn new(detail: impl Into<Poly<MethodFault>>, text: impl Into<String>) -> Self {
-        Self { code: "ServerFaultCode".into(), text: text.into(), detail: Some(detail.into()) }
+        Self {
+            code: "ServerFaultCode".into(),
+            text: text.into(),
+            detail: Some(detail.into()),
+        }
     }
 
     /// The fault's WSDL name, or `SystemError` when the server told none.
     pub fn name(&self) -> &str {
-        self.detail.as_ref().map_or("SystemError", |f| f.type_name())
+        self.detail
+            .as_ref()
+            .map_or("SystemError", |f| f.type_name())
     }
 
     /// Whether the fault is of this type or extends it.
@@ -307,7 +337,10 @@ pub fn fault(fault: &Fault, version: Version) -> String {
 /// When it is malformed or is no reply to that method.
 pub fn parse_response<M: Method>(body: &[u8]) -> Result<Result<M::Response, Fault>, Error> {
     let mut value = M::Response::default();
-    Ok(parse_response_into(body, M::INFO.name, &mut value, Limits::RESPONSE)?.map_or(Ok(value), Err))
+    Ok(
+        parse_response_into(body, M::INFO.name, &mut value, Limits::RESPONSE)?
+            .map_or(Ok(value), Err),
+    )
 }
 
 /// Reads the reply to a call of the method called `method` into `value`; gives the fault, if it is one.
@@ -322,7 +355,9 @@ pub fn parse_response_into(
 ) -> Result<Option<Fault>, Error> {
     let mut input = Reader::new(body, limits)?;
     open_envelope(&mut input)?;
-    let start = input.next_child()?.ok_or(Error::Envelope("its body is empty"))?;
+    let start = input
+        .next_child()?
+        .ok_or(Error::Envelope("its body is empty"))?;
     if start.name() == "Fault" && input.namespace(&start).as_deref() == Some(SOAP) {
         return read_fault(&mut input).map(Some);
     }
@@ -356,7 +391,11 @@ fn read_fault(input: &mut Reader<'_>) -> Result<Fault, Error> {
                     match entry.xsi_type() {
                         Some(_) => detail.read_element(input, &entry)?,
                         None => {
-                            let name = entry.name().strip_suffix("Fault").unwrap_or(entry.name()).to_owned();
+                            let name = entry
+                                .name()
+                                .strip_suffix("Fault")
+                                .unwrap_or(entry.name())
+                                .to_owned();
                             detail.read_element(input, &entry.retyped(&name))?;
                         }
                     }

@@ -7,7 +7,10 @@ use crate::{Extends, Poly};
 impl OptionValue {
     /// A key with its value.
     pub fn new(key: impl Into<String>, value: impl Into<Any>) -> Self {
-        Self { key: key.into(), value: Some(value.into()) }
+        Self {
+            key: key.into(),
+            value: Some(value.into()),
+        }
     }
 
     /// The value as text, when it is text.
@@ -19,6 +22,9 @@ impl OptionValue {
 impl LocalizedMethodFault {
     /// A fault with its text, as it stands in data.
     pub fn new(fault: impl crate::Data + Extends<MethodFault>, text: impl Into<String>) -> Self {
-        Self { fault: Poly::new(fault), localized_message: Some(text.into()) }
+        Self {
+            fault: Poly::new(fault),
+            localized_message: Some(text.into()),
+        }
     }
 }

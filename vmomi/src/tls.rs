@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use aws_lc_rs::digest;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs as provider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, aws_lc_rs as provider, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -22,7 +24,9 @@ impl Thumbprint {
     /// The thumbprint of a certificate in DER.
     pub fn of(certificate: &[u8]) -> Self {
         let mut out = [0; 20];
-        out.copy_from_slice(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, certificate).as_ref());
+        out.copy_from_slice(
+            digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, certificate).as_ref(),
+        );
         Self(out)
     }
 
@@ -102,12 +106,18 @@ pub(crate) fn config_with(trust: &Trust, refused: &Refused) -> Result<ClientConf
         Trust::Authorities(pem) => {
             let mut store = RootCertStore::empty();
             for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-                store.add(certificate.map_err(TlsError::Pem)?).map_err(TlsError::Library)?;
+                store
+                    .add(certificate.map_err(TlsError::Pem)?)
+                    .map_err(TlsError::Library)?;
             }
             Rule::Authorities(authorities(store, &provider)?)
         }
     };
-    let verifier = Arc::new(Verifier { rule, provider: provider.clone(), refused: refused.clone() });
+    let verifier = Arc::new(Verifier {
+        rule,
+        provider: provider.clone(),
+        refused: refused.clone(),
+    });
     Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Library)?
@@ -161,11 +171,15 @@ impl Verifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         match &self.rule {
             Rule::Anybody => Ok(ServerCertVerified::assertion()),
-            Rule::Thumbprint(wanted) if *wanted == Thumbprint::of(certificate) => Ok(ServerCertVerified::assertion()),
-            Rule::Thumbprint(_) => {
-                Err(rustls::Error::General("the certificate's thumbprint is another one".into()))
+            Rule::Thumbprint(wanted) if *wanted == Thumbprint::of(certificate) => {
+                Ok(ServerCertVerified::assertion())
             }
-            Rule::Authorities(None) => Err(rustls::Error::General("no authority is trusted here".into())),
+            Rule::Thumbprint(_) => Err(rustls::Error::General(
+                "the certificate's thumbprint is another one".into(),
+            )),
+            Rule::Authorities(None) => Err(rustls::Error::General(
+                "no authority is trusted here".into(),
+            )),
             Rule::Authorities(Some(verifier)) => {
                 verifier.verify_server_cert(certificate, intermediates, name, ocsp, now)
             }
@@ -182,11 +196,12 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.judge(certificate, intermediates, name, ocsp, now).inspect_err(|_| {
-            if let Ok(mut refused) = self.refused.lock() {
-                *refused = Some(Thumbprint::of(certificate));
-            }
-        })
+        self.judge(certificate, intermediates, name, ocsp, now)
+            .inspect_err(|_| {
+                if let Ok(mut refused) = self.refused.lock() {
+                    *refused = Some(Thumbprint::of(certificate));
+                }
+            })
     }
 
     fn verify_tls12_signature(
@@ -198,7 +213,12 @@ impl ServerCertVerifier for Verifier {
         if matches!(self.rule, Rule::Anybody) {
             return Ok(HandshakeSignatureValid::assertion());
         }
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -210,10 +230,17 @@ impl ServerCertVerifier for Verifier {
         if matches!(self.rule, Rule::Anybody) {
             return Ok(HandshakeSignatureValid::assertion());
         }
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

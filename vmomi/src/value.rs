@@ -20,7 +20,10 @@ pub struct Mismatch {
 impl Mismatch {
     /// Says that `found` is no `expected`.
     pub fn new(expected: &'static str, found: &Any) -> Self {
-        Self { expected, found: found.type_name() }
+        Self {
+            expected,
+            found: found.type_name(),
+        }
     }
 }
 
@@ -120,7 +123,9 @@ pub trait Element: Default + Clone + fmt::Debug + PartialEq + Send + Sync + 'sta
 }
 
 fn same<T: PartialEq + 'static>(a: &T, b: &dyn Value) -> bool {
-    (b as &dyn Native).downcast_ref::<T>().is_some_and(|b| a == b)
+    (b as &dyn Native)
+        .downcast_ref::<T>()
+        .is_some_and(|b| a == b)
 }
 
 impl<T: Element> Value for T {
@@ -298,15 +303,19 @@ impl<T: Described> Element for T {
     }
     fn from_any(value: Any) -> Result<Self, Mismatch> {
         match value {
-            Any::Data(poly) if poly.is::<T>() => poly
-                .into_data()
-                .downcast()
-                .map_err(|other| Mismatch { expected: T::describe().name, found: other.info().name.to_owned() }),
+            Any::Data(poly) if poly.is::<T>() => {
+                poly.into_data().downcast().map_err(|other| Mismatch {
+                    expected: T::describe().name,
+                    found: other.info().name.to_owned(),
+                })
+            }
             // A subtype stands in a place that keeps the base only: it begins with the base's fields.
             Any::Data(poly) if poly.is_a(T::describe().name) => {
                 let mut value = T::default();
                 for index in 0..T::describe().fields.len() {
-                    if let (Some(to), Some(from)) = (value.field_mut(index), poly.data().field(index)) {
+                    if let (Some(to), Some(from)) =
+                        (value.field_mut(index), poly.data().field(index))
+                    {
                         to.set(from.to_any())?;
                     }
                 }

@@ -41,12 +41,18 @@ impl Version {
 
     /// Whether a client of this version knows what version `since` of a type or field brought.
     pub fn shows(self, since: u8) -> bool {
-        VERSIONS.get(usize::from(self.0)).is_some_and(|v| v.2 >> since & 1 == 1)
+        VERSIONS
+            .get(usize::from(self.0))
+            .is_some_and(|v| v.2 >> since & 1 == 1)
     }
 
     /// The versions of the vim25 name space that have an identifier, the newest first.
     pub fn all() -> impl Iterator<Item = &'static str> {
-        VERSIONS.iter().rev().filter(|v| v.0.starts_with("vim.") && numbers(v.1).is_some()).map(|v| v.1)
+        VERSIONS
+            .iter()
+            .rev()
+            .filter(|v| v.0.starts_with("vim.") && numbers(v.1).is_some())
+            .map(|v| v.1)
     }
 }
 

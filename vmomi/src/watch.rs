@@ -99,7 +99,11 @@ impl Watch {
     pub async fn filter(&self, spec: PropertyFilterSpec) -> Result<Filter, Error> {
         let (sender, batches) = mpsc::unbounded_channel();
         let id = self.shared.add_filter(spec, sender).await?;
-        Ok(Filter { id, batches, commands: self.commands.clone() })
+        Ok(Filter {
+            id,
+            batches,
+            commands: self.commands.clone(),
+        })
     }
 
     /// Waits until a task has ended.
@@ -116,15 +120,23 @@ impl Watch {
         if self.shared.expect(task, sender) {
             let _ = self.commands.send(Command::List);
         }
-        let lost = |reason: &str| Error::TaskLost { task: task.clone(), reason: reason.to_owned() };
-        let info = outcome.await.map_err(|_| lost("the watch has ended"))?.map_err(|reason| lost(&reason))?;
+        let lost = |reason: &str| Error::TaskLost {
+            task: task.clone(),
+            reason: reason.to_owned(),
+        };
+        let info = outcome
+            .await
+            .map_err(|_| lost("the watch has ended"))?
+            .map_err(|reason| lost(&reason))?;
         match &info.error {
             Some(error) if info.state == crate::types::TaskInfoState::Error => Err(Error::Task {
                 name: info.name.clone().unwrap_or_else(|| "the task".into()),
                 task: task.clone(),
                 fault: Box::new(error.clone().into()),
             }),
-            None if info.state == crate::types::TaskInfoState::Error => Err(lost("it failed without a fault")),
+            None if info.state == crate::types::TaskInfoState::Error => {
+                Err(lost("it failed without a fault"))
+            }
             _ => Ok(info),
         }
     }

@@ -3,6 +3,8 @@
 //! Needs `golang-go` and `golang-github-vmware-govmomi-dev`; without them the tests say so and pass
 //! only when `VMOMI_PEER` is not `required`.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -47,7 +49,11 @@ fn program() -> Option<&'static Path> {
 
 fn peer(esx: bool) -> Option<Peer> {
     let Some(program) = program() else {
-        assert_ne!(std::env::var("VMOMI_PEER").as_deref(), Ok("required"), "the peer cannot be built");
+        assert_ne!(
+            std::env::var("VMOMI_PEER").as_deref(),
+            Ok("required"),
+            "the peer cannot be built"
+        );
         eprintln!("skipped: golang-go and golang-github-vmware-govmomi-dev are not installed");
         return None;
     };
@@ -55,10 +61,19 @@ fn peer(esx: bool) -> Option<Peer> {
     if esx {
         command.arg("-esx");
     }
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut url = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut url).unwrap();
-    Some(Peer { child, url: url.trim().to_owned() })
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut url)
+        .unwrap();
+    Some(Peer {
+        child,
+        url: url.trim().to_owned(),
+    })
 }
 
 fn config(peer: &Peer) -> Config {
@@ -68,7 +83,12 @@ fn config(peer: &Peer) -> Config {
 }
 
 async fn one(client: &Client, r#type: &str) -> ManagedObjectReference {
-    client.below(&client.content().root_folder, &[r#type], &["name"]).await.unwrap().remove(0).object
+    client
+        .below(&client.content().root_folder, &[r#type], &["name"])
+        .await
+        .unwrap()
+        .remove(0)
+        .object
 }
 
 #[tokio::test]
@@ -77,20 +97,41 @@ async fn a_session_lists_and_reads_what_an_esx_has() {
     let client = Client::connect(config(&peer)).await.unwrap();
     assert!(!client.is_vcenter());
     let vms = client
-        .below(&client.content().root_folder, &["VirtualMachine"], &["name", "runtime.powerState", "config.hardware.device"])
+        .below(
+            &client.content().root_folder,
+            &["VirtualMachine"],
+            &["name", "runtime.powerState", "config.hardware.device"],
+        )
         .await
         .unwrap();
     assert_eq!(vms.len(), 2);
     let devices: Vec<vmomi::Poly<VirtualDevice>> = vms[0].get("config.hardware.device").unwrap();
     let disk = devices.iter().find_map(|d| d.get::<VirtualDisk>()).unwrap();
-    assert!(disk.backing.as_ref().unwrap().is::<VirtualDiskFlatVer2BackingInfo>());
+    assert!(
+        disk.backing
+            .as_ref()
+            .unwrap()
+            .is::<VirtualDiskFlatVer2BackingInfo>()
+    );
     let vm: mo::VirtualMachine = client.object(&vms[0].object, &[]).await.unwrap();
     assert_eq!(Some(vm.name.as_str()), vms[0].text("name"));
     assert_eq!(vm.runtime.power_state, VirtualMachinePowerState::PoweredOn);
-    let host: mo::HostSystem = client.object(&one(&client, "HostSystem").await, &[]).await.unwrap();
+    let host: mo::HostSystem = client
+        .object(&one(&client, "HostSystem").await, &[])
+        .await
+        .unwrap();
     assert!(host.config.is_some());
-    for r#type in ["Datastore", "Network", "ResourcePool", "ComputeResource", "Datacenter"] {
-        client.properties(&[one(&client, r#type).await], &[]).await.unwrap();
+    for r#type in [
+        "Datastore",
+        "Network",
+        "ResourcePool",
+        "ComputeResource",
+        "Datacenter",
+    ] {
+        client
+            .properties(&[one(&client, r#type).await], &[])
+            .await
+            .unwrap();
     }
     client.close().await.unwrap();
 }
@@ -100,7 +141,10 @@ async fn tasks_are_awaited_on_the_one_standing_wait() {
     let Some(peer) = peer(true) else { return };
     let client = Client::connect(config(&peer)).await.unwrap();
     let folder = one(&client, "Folder").await;
-    let folder = match client.property::<ManagedObjectReference>(&one(&client, "Datacenter").await, "vmFolder").await {
+    let folder = match client
+        .property::<ManagedObjectReference>(&one(&client, "Datacenter").await, "vmFolder")
+        .await
+    {
         Ok(Some(found)) => found,
         _ => folder,
     };
@@ -112,7 +156,10 @@ async fn tasks_are_awaited_on_the_one_standing_wait() {
         config: VirtualMachineConfigSpec {
             name: Some(name.into()),
             guest_id: Some("otherGuest".into()),
-            files: Some(VirtualMachineFileInfo { vm_path_name: Some("[LocalDS_0]".into()), ..Default::default() }),
+            files: Some(VirtualMachineFileInfo {
+                vm_path_name: Some("[LocalDS_0]".into()),
+                ..Default::default()
+            }),
             extra_config: vec![OptionValue::new("guestinfo.k", "v|\n\"")],
             ..Default::default()
         },
@@ -121,9 +168,22 @@ async fn tasks_are_awaited_on_the_one_standing_wait() {
     };
     let created = client.run_task(&folder, request).await.unwrap();
     let vm = created.result.unwrap().as_reference().unwrap().clone();
-    assert_eq!(client.property::<String>(&vm, "name").await.unwrap().as_deref(), Some(name));
-    client.run_task(&vm, PowerOnVMRequest::default()).await.unwrap();
-    let error = client.run_task(&vm, PowerOnVMRequest::default()).await.unwrap_err();
+    assert_eq!(
+        client
+            .property::<String>(&vm, "name")
+            .await
+            .unwrap()
+            .as_deref(),
+        Some(name)
+    );
+    client
+        .run_task(&vm, PowerOnVMRequest::default())
+        .await
+        .unwrap();
+    let error = client
+        .run_task(&vm, PowerOnVMRequest::default())
+        .await
+        .unwrap_err();
     assert!(error.is_fault("InvalidPowerState"), "{error}");
     client.run_task(&vm, PowerOffVMRequest {}).await.unwrap();
     client.run_task(&vm, DestroyRequest {}).await.unwrap();
@@ -161,18 +221,26 @@ async fn a_filter_sees_what_happens() {
             }
         }
     };
-    let name = tokio::time::timeout(Duration::from_secs(10), seen).await.unwrap();
+    let name = tokio::time::timeout(Duration::from_secs(10), seen)
+        .await
+        .unwrap();
     assert_eq!(name, "runtime.powerState");
 }
 
 #[tokio::test]
 async fn a_certificate_that_is_not_trusted_is_named_by_its_thumbprint() {
     let Some(peer) = peer(true) else { return };
-    let error = Client::connect(config(&peer).with_trust(Trust::System)).await.unwrap_err();
-    let vmomi::Error::Untrusted { thumbprint, .. } = error else { panic!("{error:?}") };
+    let error = Client::connect(config(&peer).with_trust(Trust::System))
+        .await
+        .unwrap_err();
+    let vmomi::Error::Untrusted { thumbprint, .. } = error else {
+        panic!("{error:?}")
+    };
     assert_eq!(Thumbprint::parse(&thumbprint.to_string()), Some(thumbprint));
     let other = Thumbprint::of(b"another certificate");
-    let error = Client::connect(config(&peer).with_trust(Trust::Thumbprint(other))).await.unwrap_err();
+    let error = Client::connect(config(&peer).with_trust(Trust::Thumbprint(other)))
+        .await
+        .unwrap_err();
     assert!(matches!(error, vmomi::Error::Untrusted { .. }), "{error:?}");
 }
 
@@ -184,12 +252,23 @@ async fn files_of_a_datastore_are_written_and_read() {
     assert!(files.read("no/such file").await.unwrap().is_none());
     let content: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
     files.write("a/b c.txt", content.clone()).await.unwrap();
-    assert_eq!(files.length("a/b c.txt").await.unwrap(), Some(content.len() as u64));
+    assert_eq!(
+        files.length("a/b c.txt").await.unwrap(),
+        Some(content.len() as u64)
+    );
     assert_eq!(files.read("a/b c.txt").await.unwrap().unwrap(), content);
-    let part = files.download_range("a/b c.txt", 10, Some(20)).await.unwrap().unwrap();
+    let part = files
+        .download_range("a/b c.txt", 10, Some(20))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(part.total, Some(content.len() as u64));
     assert_eq!(part.bytes().await.unwrap(), content[10..20]);
-    let behind = files.download_range("a/b c.txt", 1 << 30, None).await.unwrap().unwrap();
+    let behind = files
+        .download_range("a/b c.txt", 1 << 30, None)
+        .await
+        .unwrap()
+        .unwrap();
     assert!(behind.bytes().await.unwrap().is_empty());
     let local = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(local.path(), &content).unwrap();

@@ -77,21 +77,29 @@ impl Config {
     /// # Errors
     /// When the address cannot be read.
     pub fn new(address: &str) -> Result<Self, ConfigError> {
-        let full = if address.contains("://") { address.to_owned() } else { format!("https://{address}") };
+        let full = if address.contains("://") {
+            address.to_owned()
+        } else {
+            format!("https://{address}")
+        };
         let shown = |text: &str| match text.rsplit_once('@') {
             Some((_, host)) => host.to_owned(),
             None => text.to_owned(),
         };
-        let mut url = Url::parse(&full).map_err(|source| ConfigError::Url { url: shown(address), source })?;
+        let mut url = Url::parse(&full).map_err(|source| ConfigError::Url {
+            url: shown(address),
+            source,
+        })?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
             return Err(ConfigError::Scheme(shown(address)));
         }
         let decode = |text: &str| percent_decode(text);
         let credentials = match (url.username(), url.password()) {
             ("", _) => Credentials::None,
-            (user, password) => {
-                Credentials::Password { user: decode(user), password: decode(password.unwrap_or_default()) }
-            }
+            (user, password) => Credentials::Password {
+                user: decode(user),
+                password: decode(password.unwrap_or_default()),
+            },
         };
         // Neither can fail: the URL has a host.
         let _ = url.set_username("");
@@ -113,7 +121,10 @@ impl Config {
 
     /// The same with this name and password.
     pub fn with_password(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
-        self.credentials = Credentials::Password { user: user.into(), password: password.into() };
+        self.credentials = Credentials::Password {
+            user: user.into(),
+            password: password.into(),
+        };
         self
     }
 
@@ -130,7 +141,9 @@ fn percent_decode(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let escape = (bytes[at] == b'%').then(|| bytes.get(at + 1..at + 3)).flatten();
+        let escape = (bytes[at] == b'%')
+            .then(|| bytes.get(at + 1..at + 3))
+            .flatten();
         let mut byte = [0];
         match escape {
             Some(digits) if hex::decode_to_slice(digits, &mut byte).is_ok() => {
@@ -156,7 +169,13 @@ mod tests {
         assert_eq!(config.url.as_str(), "https://esx.example/sdk");
         let config = Config::new("https://root:p%40ss%25@10.0.0.1:8443/").unwrap();
         assert_eq!(config.url.as_str(), "https://10.0.0.1:8443/sdk");
-        assert_eq!(config.credentials, Credentials::Password { user: "root".into(), password: "p@ss%".into() });
+        assert_eq!(
+            config.credentials,
+            Credentials::Password {
+                user: "root".into(),
+                password: "p@ss%".into()
+            }
+        );
     }
 
     #[test]

@@ -21,7 +21,11 @@ pub struct Retry {
 impl Default for Retry {
     /// Five attempts within about a second: what does not come back by then needs a person.
     fn default() -> Self {
-        Self { attempts: 5, first: Duration::from_millis(50), longest: Duration::from_secs(1) }
+        Self {
+            attempts: 5,
+            first: Duration::from_millis(50),
+            longest: Duration::from_secs(1),
+        }
     }
 }
 
@@ -31,7 +35,11 @@ impl Retry {
         match attempt {
             0 => Some(Duration::ZERO),
             n if n >= self.attempts => None,
-            n => Some(self.first.saturating_mul(1 << (n - 1).min(16)).min(self.longest)),
+            n => Some(
+                self.first
+                    .saturating_mul(1 << (n - 1).min(16))
+                    .min(self.longest),
+            ),
         }
     }
 }
@@ -182,9 +190,14 @@ impl Error {
     /// effect: the caller looks before it tries again.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Broken { .. } | Self::Timeout { .. } | Self::TaskLost { .. } => true,
+            Self::Unreachable { .. }
+            | Self::Broken { .. }
+            | Self::Timeout { .. }
+            | Self::TaskLost { .. } => true,
             Self::Status { status, .. } => matches!(status, 429 | 502 | 503 | 504),
-            Self::Fault { fault, .. } | Self::Task { fault, .. } => PASSING.iter().any(|name| fault.is_a(name)),
+            Self::Fault { fault, .. } | Self::Task { fault, .. } => {
+                PASSING.iter().any(|name| fault.is_a(name))
+            }
             Self::Untrusted { .. }
             | Self::Tls { .. }
             | Self::Malformed { .. }
@@ -195,7 +208,13 @@ impl Error {
 
     /// Whether it is not known if the call took effect.
     pub fn is_ambiguous(&self) -> bool {
-        matches!(self, Self::Broken { .. } | Self::Timeout { .. } | Self::TaskLost { .. } | Self::Malformed { .. })
+        matches!(
+            self,
+            Self::Broken { .. }
+                | Self::Timeout { .. }
+                | Self::TaskLost { .. }
+                | Self::Malformed { .. }
+        )
     }
 
     /// The fault, when the server or the task told one.
@@ -219,8 +238,14 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_the_longest_and_end() {
-        let retry = Retry { attempts: 4, first: Duration::from_millis(50), longest: Duration::from_millis(120) };
-        let pauses: Vec<_> = (0..5).map(|n| retry.pause(n).map(|p| p.as_millis())).collect();
+        let retry = Retry {
+            attempts: 4,
+            first: Duration::from_millis(50),
+            longest: Duration::from_millis(120),
+        };
+        let pauses: Vec<_> = (0..5)
+            .map(|n| retry.pause(n).map(|p| p.as_millis()))
+            .collect();
         assert_eq!(pauses, [Some(0), Some(50), Some(100), Some(120), None]);
     }
 
@@ -235,6 +260,9 @@ mod tests {
         let lasting = error(Fault::new(DuplicateName::default(), "taken"));
         assert!(!lasting.is_retryable());
         assert!(lasting.is_fault("VimFault"));
-        assert_eq!(lasting.to_string(), "Rename_Task on VirtualMachine:vm-1: DuplicateName: taken");
+        assert_eq!(
+            lasting.to_string(),
+            "Rename_Task on VirtualMachine:vm-1: DuplicateName: taken"
+        );
     }
 }

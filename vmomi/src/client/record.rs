@@ -25,7 +25,10 @@ pub struct Record {
 
 impl Record {
     pub(crate) fn add(&self, method: &'static str, took: Duration, failed: bool) {
-        let mut map = self.by_method.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self
+            .by_method
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let entry = map.entry(method).or_default();
         entry.count += 1;
         entry.failed += u64::from(failed);
@@ -35,7 +38,10 @@ impl Record {
 
     /// A copy of the record.
     pub fn snapshot(&self) -> BTreeMap<&'static str, CallStatistics> {
-        self.by_method.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.by_method
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// How many calls of this method were sent.
@@ -45,6 +51,9 @@ impl Record {
 
     /// Forgets everything, to count from here.
     pub fn clear(&self) {
-        self.by_method.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.by_method
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 }

@@ -6,8 +6,9 @@ use crate::managed::Managed;
 use crate::path;
 use crate::scalar::ManagedObjectReference;
 use crate::types::{
-    ContinueRetrievePropertiesExRequest, CreateContainerViewRequest, DestroyViewRequest, MissingProperty, ObjectContent,
-    ObjectSpec, PropertyFilterSpec, PropertySpec, RetrieveOptions, RetrievePropertiesExRequest, TraversalSpec,
+    ContinueRetrievePropertiesExRequest, CreateContainerViewRequest, DestroyViewRequest,
+    MissingProperty, ObjectContent, ObjectSpec, PropertyFilterSpec, PropertySpec, RetrieveOptions,
+    RetrievePropertiesExRequest, TraversalSpec,
 };
 use crate::value::Value;
 
@@ -26,7 +27,11 @@ impl From<ObjectContent> for Properties {
     fn from(content: ObjectContent) -> Self {
         Self {
             object: content.obj,
-            values: content.prop_set.into_iter().map(|p| (p.name, p.val)).collect(),
+            values: content
+                .prop_set
+                .into_iter()
+                .map(|p| (p.name, p.val))
+                .collect(),
             missing: content.missing_set,
         }
     }
@@ -35,7 +40,10 @@ impl From<ObjectContent> for Properties {
 impl Properties {
     /// The property at a path, when it is set.
     pub fn value(&self, path: &str) -> Option<&Any> {
-        self.values.iter().find(|(name, _)| name == path).map(|(_, value)| value)
+        self.values
+            .iter()
+            .find(|(name, _)| name == path)
+            .map(|(_, value)| value)
     }
 
     /// The property at a path as a `T`; unset, and of another type, is nothing.
@@ -71,14 +79,19 @@ impl Client {
         let collector = &self.content().property_collector;
         let request = RetrievePropertiesExRequest {
             spec_set: specs,
-            options: RetrieveOptions { max_objects: Some(PAGE) },
+            options: RetrieveOptions {
+                max_objects: Some(PAGE),
+            },
         };
         let mut page = self.invoke(collector, request).await?;
         let mut all = Vec::new();
         while let Some(result) = page.take() {
             all.extend(result.objects.into_iter().map(Properties::from));
             let Some(token) = result.token else { break };
-            page = Some(self.invoke(collector, ContinueRetrievePropertiesExRequest { token }).await?);
+            page = Some(
+                self.invoke(collector, ContinueRetrievePropertiesExRequest { token })
+                    .await?,
+            );
         }
         Ok(all)
     }
@@ -92,10 +105,18 @@ impl Client {
         objects: &[ManagedObjectReference],
         paths: &[&str],
     ) -> Result<Vec<Properties>, Error> {
-        let Some(first) = objects.first() else { return Ok(Vec::new()) };
+        let Some(first) = objects.first() else {
+            return Ok(Vec::new());
+        };
         let spec = PropertyFilterSpec {
             prop_set: vec![property_spec(&first.r#type, paths)],
-            object_set: objects.iter().map(|o| ObjectSpec { obj: o.clone(), ..Default::default() }).collect(),
+            object_set: objects
+                .iter()
+                .map(|o| ObjectSpec {
+                    obj: o.clone(),
+                    ..Default::default()
+                })
+                .collect(),
             ..Default::default()
         };
         self.retrieve(vec![spec]).await
@@ -110,21 +131,35 @@ impl Client {
         object: &ManagedObjectReference,
         path: &str,
     ) -> Result<Option<T>, Error> {
-        let found = self.properties(std::slice::from_ref(object), &[path]).await?;
-        let value = found.into_iter().flat_map(|p| p.values).next().map(|(_, value)| value);
-        value
-            .map(Any::to)
-            .transpose()
-            .map_err(|mismatch| self.session().unexpected(format!("{path} of {object}"), mismatch.to_string()))
+        let found = self
+            .properties(std::slice::from_ref(object), &[path])
+            .await?;
+        let value = found
+            .into_iter()
+            .flat_map(|p| p.values)
+            .next()
+            .map(|(_, value)| value);
+        value.map(Any::to).transpose().map_err(|mismatch| {
+            self.session()
+                .unexpected(format!("{path} of {object}"), mismatch.to_string())
+        })
     }
 
     /// Reads an object's properties into a struct of its managed type; without a path, all of them.
     ///
     /// # Errors
     /// As [`retrieve`](Self::retrieve).
-    pub async fn object<M: Managed>(&self, object: &ManagedObjectReference, paths: &[&str]) -> Result<M, Error> {
+    pub async fn object<M: Managed>(
+        &self,
+        object: &ManagedObjectReference,
+        paths: &[&str],
+    ) -> Result<M, Error> {
         let found = self.properties(std::slice::from_ref(object), paths).await?;
-        Ok(found.into_iter().next().map(Properties::managed).unwrap_or_default())
+        Ok(found
+            .into_iter()
+            .next()
+            .map(Properties::managed)
+            .unwrap_or_default())
     }
 
     /// Reads properties of all objects of these managed types below a container.
@@ -138,7 +173,9 @@ impl Client {
         paths: &[&str],
     ) -> Result<Vec<Properties>, Error> {
         let Some(manager) = self.content().view_manager.clone() else {
-            return Err(self.session().unexpected("the service content", "there is no view manager"));
+            return Err(self
+                .session()
+                .unexpected("the service content", "there is no view manager"));
         };
         let request = CreateContainerViewRequest {
             container: container.clone(),
@@ -163,7 +200,11 @@ pub fn property_spec(r#type: &str, paths: &[&str]) -> PropertySpec {
 }
 
 /// Asks for properties of the objects in a view.
-pub fn view_spec(view: &ManagedObjectReference, types: &[&str], paths: &[&str]) -> PropertyFilterSpec {
+pub fn view_spec(
+    view: &ManagedObjectReference,
+    types: &[&str],
+    paths: &[&str],
+) -> PropertyFilterSpec {
     let traversal = TraversalSpec {
         name: Some("view".into()),
         r#type: view.r#type.clone(),

@@ -16,7 +16,9 @@ use crate::method::{Method, MethodInfo};
 use crate::scalar::ManagedObjectReference;
 use crate::soap::{self, Fault, Header};
 use crate::tls::{self, Refused};
-use crate::types::{CloneSessionRequest, LoginRequest, RetrieveServiceContentRequest, ServiceContent};
+use crate::types::{
+    CloneSessionRequest, LoginRequest, RetrieveServiceContentRequest, ServiceContent,
+};
 use crate::value::Value;
 use crate::version::Version;
 use crate::xml::Limits;
@@ -25,7 +27,13 @@ use crate::xml::Limits;
 const FIRST_VERSION: &str = "6.0";
 
 /// Methods that need no session, so that a `NotAuthenticated` of theirs is final.
-const SESSIONLESS: &[&str] = &["Login", "CloneSession", "LoginByToken", "RetrieveServiceContent", "Logout"];
+const SESSIONLESS: &[&str] = &[
+    "Login",
+    "CloneSession",
+    "LoginByToken",
+    "RetrieveServiceContent",
+    "Logout",
+];
 
 /// A session with a vSphere.
 pub(crate) struct Session {
@@ -53,8 +61,10 @@ impl Session {
             (host, _) => host.unwrap_or_default().to_owned(),
         };
         let refused = Refused::default();
-        let tls = tls::config_with(&config.trust, &refused)
-            .map_err(|source| Error::Tls { host: host.clone(), source })?;
+        let tls = tls::config_with(&config.trust, &refused).map_err(|source| Error::Tls {
+            host: host.clone(),
+            source,
+        })?;
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .user_agent(&config.user_agent)
@@ -65,7 +75,11 @@ impl Session {
             .redirect(reqwest::redirect::Policy::none())
             .pool_max_idle_per_host(IN_FLIGHT + 4)
             .build()
-            .map_err(|source| Error::Unreachable { method: "connect".into(), host: host.clone(), source })?;
+            .map_err(|source| Error::Unreachable {
+                method: "connect".into(),
+                host: host.clone(),
+                source,
+            })?;
         let mut session = Self {
             http,
             url: config.url.clone(),
@@ -81,10 +95,15 @@ impl Session {
             refused,
         };
         let this = ManagedObjectReference::service_instance();
-        session.content = session.invoke(&this, RetrieveServiceContentRequest {}).await?;
-        session.version = Version::parse(&session.content.about.api_version).unwrap_or(session.version);
+        session.content = session
+            .invoke(&this, RetrieveServiceContentRequest {})
+            .await?;
+        session.version =
+            Version::parse(&session.content.about.api_version).unwrap_or(session.version);
         session.login().await?;
-        session.generation.store(1, std::sync::atomic::Ordering::Release);
+        session
+            .generation
+            .store(1, std::sync::atomic::Ordering::Release);
         *session.logins.get_mut() = 1;
         Ok(session)
     }
@@ -114,7 +133,10 @@ impl Session {
         self.cookie_header()?.to_str().ok().map(str::to_owned)
     }
     pub(crate) fn cookie_header(&self) -> Option<HeaderValue> {
-        self.cookie.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.cookie
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(std::sync::atomic::Ordering::Acquire)
@@ -126,13 +148,23 @@ impl Session {
             Credentials::None => Ok(()),
             Credentials::Password { user, password } => {
                 let manager = self.content.session_manager.as_ref().ok_or_else(missing)?;
-                let request =
-                    LoginRequest { user_name: user.clone(), password: password.clone(), ..Default::default() };
+                let request = LoginRequest {
+                    user_name: user.clone(),
+                    password: password.clone(),
+                    ..Default::default()
+                };
                 self.invoke(manager, request).await.map(drop)
             }
             Credentials::CloneTicket(ticket) => {
                 let manager = self.content.session_manager.as_ref().ok_or_else(missing)?;
-                self.invoke(manager, CloneSessionRequest { clone_ticket: ticket.clone() }).await.map(drop)
+                self.invoke(
+                    manager,
+                    CloneSessionRequest {
+                        clone_ticket: ticket.clone(),
+                    },
+                )
+                .await
+                .map(drop)
             }
         }
     }
@@ -147,12 +179,17 @@ impl Session {
         *self.cookie.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.login().await?;
         *logins += 1;
-        self.generation.store(*logins, std::sync::atomic::Ordering::Release);
+        self.generation
+            .store(*logins, std::sync::atomic::Ordering::Release);
         Ok(())
     }
 
     pub(crate) fn unexpected(&self, what: impl Into<String>, reason: impl Into<String>) -> Error {
-        Error::Unexpected { what: what.into(), host: self.host.clone(), reason: reason.into() }
+        Error::Unexpected {
+            what: what.into(),
+            host: self.host.clone(),
+            reason: reason.into(),
+        }
     }
 
     /// Calls a method and gives its result.
@@ -202,7 +239,8 @@ impl Session {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            if error.is_fault("NotAuthenticated") && !renewed && !SESSIONLESS.contains(&method.name) {
+            if error.is_fault("NotAuthenticated") && !renewed && !SESSIONLESS.contains(&method.name)
+            {
                 renewed = true;
                 self.renew(generation).await?;
                 continue;
@@ -243,45 +281,88 @@ impl Session {
         timeout: Duration,
     ) -> Result<Box<dyn Value>, Error> {
         let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/xml; charset=\"utf-8\""));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/xml; charset=\"utf-8\""),
+        );
         if let Ok(action) = HeaderValue::from_str(&format!("urn:vim25/{}", self.version.id())) {
             headers.insert("SOAPAction", action);
         }
         if let Some(cookie) = self.cookie_header() {
             headers.insert(COOKIE, cookie);
         }
-        let sent = self.http.post(self.url.clone()).headers(headers).timeout(timeout).body(body).send().await;
+        let sent = self
+            .http
+            .post(self.url.clone())
+            .headers(headers)
+            .timeout(timeout)
+            .body(body)
+            .send()
+            .await;
         let response = sent.map_err(|source| self.transport(method.name, source, timeout))?;
         let status = response.status().as_u16();
         self.keep_cookie(response.headers());
         if status != 200 && status != 500 {
-            return Err(Error::Status { method: method.name.into(), host: self.host.clone(), status });
+            return Err(Error::Status {
+                method: method.name.into(),
+                host: self.host.clone(),
+                status,
+            });
         }
-        let bytes = response.bytes().await.map_err(|source| self.transport(method.name, source, timeout))?;
+        let bytes = response
+            .bytes()
+            .await
+            .map_err(|source| self.transport(method.name, source, timeout))?;
         let mut value = (method.response)();
         let parsed = soap::parse_response_into(&bytes, method.name, &mut *value, Limits::RESPONSE);
         match parsed {
             Ok(None) => Ok(value),
             Ok(Some(fault)) => Err(fault_of(method, this, fault)),
-            Err(_) if status == 500 => {
-                Err(Error::Status { method: method.name.into(), host: self.host.clone(), status })
-            }
-            Err(source) => Err(Error::Malformed { method: method.name.into(), host: self.host.clone(), source }),
+            Err(_) if status == 500 => Err(Error::Status {
+                method: method.name.into(),
+                host: self.host.clone(),
+                status,
+            }),
+            Err(source) => Err(Error::Malformed {
+                method: method.name.into(),
+                host: self.host.clone(),
+                source,
+            }),
         }
     }
 
     /// Tells what a transport's failure means.
     pub(crate) fn transport(&self, method: &str, source: reqwest::Error, after: Duration) -> Error {
         let (method, host) = (method.to_owned(), self.host.clone());
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let refused = self
+            .refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let (Some(thumbprint), true) = (refused, source.is_connect()) {
-            Error::Untrusted { host, thumbprint, source }
+            Error::Untrusted {
+                host,
+                thumbprint,
+                source,
+            }
         } else if source.is_connect() {
-            Error::Unreachable { method, host, source: source.without_url() }
+            Error::Unreachable {
+                method,
+                host,
+                source: source.without_url(),
+            }
         } else if source.is_timeout() {
-            Error::Timeout { method, host, after }
+            Error::Timeout {
+                method,
+                host,
+                after,
+            }
         } else {
-            Error::Broken { method, host, source: source.without_url() }
+            Error::Broken {
+                method,
+                host,
+                source: source.without_url(),
+            }
         }
     }
 
@@ -300,12 +381,18 @@ impl Session {
 }
 
 fn fault_of(method: &MethodInfo, this: &ManagedObjectReference, fault: Fault) -> Error {
-    Error::Fault { method: method.name.into(), this: this.clone(), fault: Box::new(fault) }
+    Error::Fault {
+        method: method.name.into(),
+        this: this.clone(),
+        fault: Box::new(fault),
+    }
 }
 
 /// Whether a method changes nothing, so that sending it twice does no harm.
 fn reads_only(method: &str) -> bool {
-    const PREFIXES: &[&str] = &["Retrieve", "Query", "Find", "Fetch", "Check", "Current", "Has", "Browse", "List"];
+    const PREFIXES: &[&str] = &[
+        "Retrieve", "Query", "Find", "Fetch", "Check", "Current", "Has", "Browse", "List",
+    ];
     method == "WaitForUpdatesEx"
         || method == "SessionIsActive"
         || (PREFIXES.iter().any(|prefix| method.starts_with(prefix)) && !method.ends_with("_Task"))

@@ -10,7 +10,11 @@ use crate::client::{Error, Retry};
 use crate::types::{WaitForUpdatesExRequest, WaitOptions};
 
 /// Between attempts to reach a server that is away: at first at once, later every five seconds.
-const AWAY: Retry = Retry { attempts: u32::MAX, first: Duration::from_millis(50), longest: Duration::from_secs(5) };
+const AWAY: Retry = Retry {
+    attempts: u32::MAX,
+    first: Duration::from_millis(50),
+    longest: Duration::from_secs(5),
+};
 
 /// Waits for updates for ever.
 pub(super) async fn wait(shared: Arc<Shared>) {
@@ -50,12 +54,20 @@ async fn next(shared: &Shared, version: &str) -> Result<Option<crate::types::Upd
             max_object_updates: None,
         }),
     };
-    session.invoke_within(&shared.collector(), request, longest + session.timeout()).await
+    session
+        .invoke_within(&shared.collector(), request, longest + session.timeout())
+        .await
 }
 
 /// Whether the collector is not there any more, or does not know where we were.
 fn is_gone(error: &Error) -> bool {
-    ["ManagedObjectNotFound", "InvalidCollectorVersion", "NotAuthenticated"].iter().any(|name| error.is_fault(name))
+    [
+        "ManagedObjectNotFound",
+        "InvalidCollectorVersion",
+        "NotAuthenticated",
+    ]
+    .iter()
+    .any(|name| error.is_fault(name))
 }
 
 async fn pause(failures: &mut u32) {

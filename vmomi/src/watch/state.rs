@@ -11,12 +11,19 @@ use crate::client::{Error, Session, view_spec};
 use crate::path;
 use crate::scalar::ManagedObjectReference;
 use crate::types::{
-    CreateFilterRequest, CreateListViewRequest, CreatePropertyCollectorRequest, DestroyPropertyFilterRequest,
-    ModifyListViewRequest, ObjectUpdate, ObjectUpdateKind, PropertyFilterSpec, TaskInfo, TaskInfoState, UpdateSet,
+    CreateFilterRequest, CreateListViewRequest, CreatePropertyCollectorRequest,
+    DestroyPropertyFilterRequest, ModifyListViewRequest, ObjectUpdate, ObjectUpdateKind,
+    PropertyFilterSpec, TaskInfo, TaskInfoState, UpdateSet,
 };
 
 /// What of a task is watched: enough to tell how it ended, and little to send.
-const TASK_PATHS: &[&str] = &["info.state", "info.result", "info.error", "info.name", "info.entity"];
+const TASK_PATHS: &[&str] = &[
+    "info.state",
+    "info.result",
+    "info.error",
+    "info.name",
+    "info.entity",
+];
 
 /// Something to do besides waiting.
 pub(super) enum Command {
@@ -70,7 +77,11 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(session: Arc<Session>) -> Self {
-        Self { session, state: Mutex::default(), building: tokio::sync::Mutex::new(()) }
+        Self {
+            session,
+            state: Mutex::default(),
+            building: tokio::sync::Mutex::new(()),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -89,10 +100,25 @@ impl Shared {
         let Some(views) = &content.view_manager else {
             return Err(session.unexpected("the service content", "there is no view manager"));
         };
-        let collector = session.invoke(&content.property_collector, CreatePropertyCollectorRequest {}).await?;
-        let list = session.invoke(views, CreateListViewRequest::default()).await?;
+        let collector = session
+            .invoke(
+                &content.property_collector,
+                CreatePropertyCollectorRequest {},
+            )
+            .await?;
+        let list = session
+            .invoke(views, CreateListViewRequest::default())
+            .await?;
         let spec = view_spec(&list, &["Task"], TASK_PATHS);
-        let filter = session.invoke(&collector, CreateFilterRequest { spec, partial_updates: false }).await?;
+        let filter = session
+            .invoke(
+                &collector,
+                CreateFilterRequest {
+                    spec,
+                    partial_updates: false,
+                },
+            )
+            .await?;
         let specs: Vec<(u64, PropertyFilterSpec)> = {
             let mut state = self.state();
             state.collector = collector.clone();
@@ -102,10 +128,23 @@ impl Shared {
             state.early.clear();
             state.finished.clear();
             state.tasks.values_mut().for_each(|t| t.listed = false);
-            state.readers.iter().map(|(id, reader)| (*id, reader.spec.clone())).collect()
+            state
+                .readers
+                .iter()
+                .map(|(id, reader)| (*id, reader.spec.clone()))
+                .collect()
         };
         for (id, spec) in specs {
-            match session.invoke(&collector, CreateFilterRequest { spec, partial_updates: false }).await {
+            match session
+                .invoke(
+                    &collector,
+                    CreateFilterRequest {
+                        spec,
+                        partial_updates: false,
+                    },
+                )
+                .await
+            {
                 Ok(handle) => self.state().created(id, handle),
                 Err(error) if error.fault().is_some() => {
                     // What it named is gone: its reader sees the end.
@@ -133,12 +172,24 @@ impl Shared {
             let id = state.next;
             (state.collector.clone(), id)
         };
-        let request = CreateFilterRequest { spec: spec.clone(), partial_updates: false };
+        let request = CreateFilterRequest {
+            spec: spec.clone(),
+            partial_updates: false,
+        };
         let created = self.session.invoke(&collector, request).await;
         let mut state = self.state();
         state.creating -= 1;
         let handle = created?;
-        state.readers.insert(id, Reader { spec, batches, handle: None, fresh: true, incomplete: true });
+        state.readers.insert(
+            id,
+            Reader {
+                spec,
+                batches,
+                handle: None,
+                fresh: true,
+                incomplete: true,
+            },
+        );
         state.created(id, handle);
         Ok(id)
     }
@@ -153,21 +204,35 @@ impl Shared {
             handle
         };
         if let Some(handle) = handle
-            && let Err(error) = self.session.invoke(&handle, DestroyPropertyFilterRequest {}).await
+            && let Err(error) = self
+                .session
+                .invoke(&handle, DestroyPropertyFilterRequest {})
+                .await
         {
             tracing::debug!(%error, "a filter that nobody reads stays behind");
         }
     }
 
     /// Notes that somebody waits for a task; whether the task has to be listed for that.
-    pub(super) fn expect(&self, task: &ManagedObjectReference, waiter: oneshot::Sender<Outcome>) -> bool {
+    pub(super) fn expect(
+        &self,
+        task: &ManagedObjectReference,
+        waiter: oneshot::Sender<Outcome>,
+    ) -> bool {
         let mut state = self.state();
-        let awaited = state.tasks.entry(task.value.clone()).or_insert_with(|| Awaited {
-            task: task.clone(),
-            info: TaskInfo { task: task.clone(), key: task.value.clone(), ..Default::default() },
-            waiters: Vec::new(),
-            listed: false,
-        });
+        let awaited = state
+            .tasks
+            .entry(task.value.clone())
+            .or_insert_with(|| Awaited {
+                task: task.clone(),
+                info: TaskInfo {
+                    task: task.clone(),
+                    key: task.value.clone(),
+                    ..Default::default()
+                },
+                waiters: Vec::new(),
+                listed: false,
+            });
         awaited.waiters.push(waiter);
         !awaited.listed
     }
@@ -178,13 +243,21 @@ impl Shared {
         loop {
             let (list, add, remove) = {
                 let mut state = self.state();
-                let add: Vec<_> = state.tasks.values_mut().filter(|t| !t.listed).map(Awaited::list).collect();
+                let add: Vec<_> = state
+                    .tasks
+                    .values_mut()
+                    .filter(|t| !t.listed)
+                    .map(Awaited::list)
+                    .collect();
                 if add.is_empty() {
                     return;
                 }
                 (state.list.clone(), add, std::mem::take(&mut state.finished))
             };
-            let request = ModifyListViewRequest { add: add.clone(), remove };
+            let request = ModifyListViewRequest {
+                add: add.clone(),
+                remove,
+            };
             match self.session.invoke(&list, request).await {
                 Ok(unresolved) => {
                     let mut state = self.state();
@@ -202,7 +275,12 @@ impl Shared {
     }
 
     /// Says to those concerned that the list could not be changed; whether to try with the rest.
-    fn list_failed(&self, list: &ManagedObjectReference, add: &[ManagedObjectReference], error: &Error) -> bool {
+    fn list_failed(
+        &self,
+        list: &ManagedObjectReference,
+        add: &[ManagedObjectReference],
+        error: &Error,
+    ) -> bool {
         let gone = error
             .fault()
             .and_then(|f| f.get::<crate::types::ManagedObjectNotFound>())
@@ -235,7 +313,12 @@ impl Shared {
         let mut state = self.state();
         for update in set.filter_set {
             let handle = update.filter.value;
-            let batch = Batch { objects: update.object_set, missing: update.missing_set, fresh: false, complete };
+            let batch = Batch {
+                objects: update.object_set,
+                missing: update.missing_set,
+                fresh: false,
+                complete,
+            };
             if let Some(id) = state.handles.get(&handle).copied() {
                 state.deliver(id, batch);
             } else if handle == state.task_filter {
@@ -247,10 +330,20 @@ impl Shared {
             }
         }
         if complete {
-            let behind: Vec<u64> =
-                state.readers.iter().filter(|(_, r)| r.incomplete && !r.fresh).map(|(id, _)| *id).collect();
+            let behind: Vec<u64> = state
+                .readers
+                .iter()
+                .filter(|(_, r)| r.incomplete && !r.fresh)
+                .map(|(id, _)| *id)
+                .collect();
             for id in behind {
-                state.deliver(id, Batch { complete: true, ..Default::default() });
+                state.deliver(
+                    id,
+                    Batch {
+                        complete: true,
+                        ..Default::default()
+                    },
+                );
             }
         }
     }
@@ -290,7 +383,9 @@ impl State {
     }
 
     fn task_changed(&mut self, object: ObjectUpdate) {
-        let Some(awaited) = self.tasks.get_mut(&object.obj.value) else { return };
+        let Some(awaited) = self.tasks.get_mut(&object.obj.value) else {
+            return;
+        };
         if object.kind == ObjectUpdateKind::Leave {
             // Off the list, by us or because the server forgot it.
             self.lose(&object.obj, "the server has forgotten the task");
@@ -311,8 +406,10 @@ impl State {
                 }
             }
         }
-        if matches!(awaited.info.state, TaskInfoState::Success | TaskInfoState::Error)
-            && let Some(awaited) = self.tasks.remove(&object.obj.value)
+        if matches!(
+            awaited.info.state,
+            TaskInfoState::Success | TaskInfoState::Error
+        ) && let Some(awaited) = self.tasks.remove(&object.obj.value)
         {
             self.finished.push(awaited.task);
             for waiter in awaited.waiters {

@@ -92,9 +92,17 @@ pub struct Limits {
 
 impl Limits {
     /// For requests, which strangers send: 16 MiB hold a ReconfigVM with 128 KiB of environment many times over.
-    pub const REQUEST: Self = Self { bytes: 16 << 20, depth: 48, elements: 500_000 };
+    pub const REQUEST: Self = Self {
+        bytes: 16 << 20,
+        depth: 48,
+        elements: 500_000,
+    };
     /// For responses of a server that we logged in to: 10,000 VMs in one page are 8 MB.
-    pub const RESPONSE: Self = Self { bytes: 512 << 20, depth: 48, elements: 50_000_000 };
+    pub const RESPONSE: Self = Self {
+        bytes: 512 << 20,
+        depth: 48,
+        elements: 50_000_000,
+    };
 }
 
 /// An element just opened.
@@ -154,13 +162,21 @@ impl<'a> Reader<'a> {
     /// When the document is too long or not UTF-8.
     pub fn new(document: &'a [u8], limits: Limits) -> Result<Self, Error> {
         if document.len() > limits.bytes {
-            return Err(Error::TooLong { limit: limits.bytes });
+            return Err(Error::TooLong {
+                limit: limits.bytes,
+            });
         }
         let document = document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document);
         let text = std::str::from_utf8(document).map_err(Error::Encoding)?;
         let mut inner = NsReader::from_str(text);
         inner.config_mut().expand_empty_elements = true;
-        Ok(Self { inner, limits, strict: false, depth: 0, elements: 0 })
+        Ok(Self {
+            inner,
+            limits,
+            strict: false,
+            depth: 0,
+            elements: 0,
+        })
     }
 
     /// From now on a missing required property is an error, as it is to a server.
@@ -176,17 +192,26 @@ impl<'a> Reader<'a> {
     fn event(&mut self) -> Result<Event<'a>, Error> {
         let event = match self.inner.read_event() {
             Ok(event) => event,
-            Err(source) => return Err(Error::Syntax { position: self.inner.error_position(), source }),
+            Err(source) => {
+                return Err(Error::Syntax {
+                    position: self.inner.error_position(),
+                    source,
+                });
+            }
         };
         match &event {
             Event::Start(_) => {
                 self.depth += 1;
                 self.elements += 1;
                 if self.depth > self.limits.depth {
-                    return Err(Error::TooDeep { limit: self.limits.depth });
+                    return Err(Error::TooDeep {
+                        limit: self.limits.depth,
+                    });
                 }
                 if self.elements > self.limits.elements {
-                    return Err(Error::TooMany { limit: self.limits.elements });
+                    return Err(Error::TooMany {
+                        limit: self.limits.elements,
+                    });
                 }
             }
             Event::End(_) => self.depth = self.depth.saturating_sub(1),
@@ -215,12 +240,17 @@ impl<'a> Reader<'a> {
     }
 
     fn start(&self, event: BytesStart<'a>) -> Result<Start<'a>, Error> {
-        let mut start = Start { event, xsi_type: None, plain_type: None, nil: false };
+        let mut start = Start {
+            event,
+            xsi_type: None,
+            plain_type: None,
+            nil: false,
+        };
         if start.event.attributes_raw().trim_ascii().is_empty() {
             return Ok(start);
         }
         let (mut xsi_type, mut plain_type, mut nil) = (None, None, false);
-        for attribute in start.event.attributes() {
+        for attribute in start.event.attributes().with_checks(false) {
             let attribute = attribute.map_err(|source| Error::Syntax {
                 position: self.inner.buffer_position(),
                 source: source.into(),
@@ -231,16 +261,28 @@ impl<'a> Reader<'a> {
             }
             let value = attribute
                 .normalized_value(quick_xml::XmlVersion::Implicit1_0)
-                .map_err(|source| Error::Syntax { position: self.inner.buffer_position(), source })?;
+                .map_err(|source| Error::Syntax {
+                    position: self.inner.buffer_position(),
+                    source,
+                })?;
             let in_xsi = matches!(
                 self.inner.resolver().resolve_attribute(attribute.key).0,
                 ResolveResult::Bound(namespace) if namespace.0 == XSI
             );
             match (local, in_xsi) {
                 ("type", true) => {
-                    xsi_type = Some(value.rsplit(':').next().unwrap_or_default().trim().to_owned());
+                    xsi_type = Some(
+                        value
+                            .rsplit(':')
+                            .next()
+                            .unwrap_or_default()
+                            .trim()
+                            .to_owned(),
+                    );
                 }
-                ("type", false) if attribute.key.prefix().is_none() => plain_type = Some(value.into_owned()),
+                ("type", false) if attribute.key.prefix().is_none() => {
+                    plain_type = Some(value.into_owned())
+                }
                 ("nil", true) => nil = matches!(value.trim(), "true" | "1"),
                 _ => {}
             }
@@ -291,7 +333,12 @@ impl<'a> Reader<'a> {
         match reference.resolve_char_ref() {
             Ok(Some(c)) => return Ok(c),
             Ok(None) => {}
-            Err(source) => return Err(Error::Syntax { position: self.inner.buffer_position(), source }),
+            Err(source) => {
+                return Err(Error::Syntax {
+                    position: self.inner.buffer_position(),
+                    source,
+                });
+            }
         }
         match &*reference.xml10_content() {
             "lt" => Ok('<'),

@@ -13,7 +13,10 @@ pub struct Writer {
 impl Writer {
     /// An empty document for a reader of this version.
     pub fn new(version: Version) -> Self {
-        Self { out: String::with_capacity(1024), version }
+        Self {
+            out: String::with_capacity(1024),
+            version,
+        }
     }
 
     /// The version of the reader.

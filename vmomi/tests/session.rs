@@ -1,0 +1,155 @@
+//! The session against a server that fails on purpose.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use support::{Reply, Server};
+use vmomi::client::{Client, Retry};
+use vmomi::types::*;
+use vmomi::{DateTime, Error, ManagedObjectReference};
+
+fn vm() -> ManagedObjectReference {
+    ManagedObjectReference::new("VirtualMachine", "vm-1")
+}
+
+#[tokio::test]
+async fn a_session_that_has_ended_is_renewed_once_for_all_who_notice() {
+    let ended = Arc::new(AtomicBool::new(false));
+    let flag = ended.clone();
+    let server = Server::start(move |request, cookie| {
+        let flag = flag.clone();
+        Box::pin(async move {
+            assert_eq!(cookie.as_deref(), Some("vmware_soap_session=\"opaque=1\""));
+            if flag.load(Ordering::SeqCst) {
+                return Reply::fault(NotAuthenticated::default());
+            }
+            Reply::of(request.method.name, &DateTime::now())
+        })
+    })
+    .await;
+    let client = Client::connect(server.config()).await.unwrap();
+    let this = ManagedObjectReference::service_instance();
+    client.current_time(&this, CurrentTimeRequest {}).await.unwrap();
+    assert_eq!(server.count("Login"), 1);
+    ended.store(true, Ordering::SeqCst);
+    let calls = (0..10).map(|_| client.current_time(&this, CurrentTimeRequest {}));
+    let answers = futures_util::future::join_all(calls).await;
+    // The server still says so after the new login: that is the answer then.
+    assert!(answers.iter().all(|a| a.as_ref().is_err_and(|e| e.is_fault("NotAuthenticated"))));
+    let logins = server.count("Login");
+    assert!((2..=11).contains(&logins), "{logins}");
+    ended.store(false, Ordering::SeqCst);
+    client.current_time(&this, CurrentTimeRequest {}).await.unwrap();
+    assert_eq!(server.count("Login"), logins);
+}
+
+#[tokio::test]
+async fn a_call_that_only_reads_survives_a_broken_connection_and_no_other_is_sent_twice() {
+    let left = Arc::new(AtomicUsize::new(2));
+    let server = Server::start(move |request, _| {
+        let left = left.clone();
+        Box::pin(async move {
+            if request.method.name == "PowerOnVM_Task" {
+                return Reply::Close;
+            }
+            if left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
+                return Reply::Close;
+            }
+            Reply::of(request.method.name, &DateTime::now())
+        })
+    })
+    .await;
+    let mut config = server.config();
+    config.retry = Retry { attempts: 3, first: Duration::from_millis(1), longest: Duration::from_millis(1) };
+    let client = Client::connect(config).await.unwrap();
+    let this = ManagedObjectReference::service_instance();
+    client.current_time(&this, CurrentTimeRequest {}).await.unwrap();
+    assert_eq!(server.count("CurrentTime"), 3);
+    let error = client.power_on_vm_task(&vm(), PowerOnVMRequest::default()).await.unwrap_err();
+    assert!(matches!(error, Error::Broken { .. }), "{error:?}");
+    assert!(error.is_retryable() && error.is_ambiguous());
+    assert_eq!(server.count("PowerOnVM_Task"), 1);
+    let record = client.calls().snapshot();
+    assert_eq!((record["CurrentTime"].count, record["CurrentTime"].failed), (3, 2));
+}
+
+#[tokio::test]
+async fn a_server_that_stalls_is_given_up_at_the_deadline() {
+    let server = Server::start(|_, _| Box::pin(async { Reply::Hang })).await;
+    let mut config = server.config();
+    config.timeout = Duration::from_millis(200);
+    let client = Client::connect(config).await.unwrap();
+    let error = client.power_off_vm_task(&vm(), PowerOffVMRequest {}).await.unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+    assert_eq!(error.to_string(), format!("PowerOffVM_Task: {} did not answer within 200ms", server.address));
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_named() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let mut config = vmomi::Config::new(&format!("http://root:secret@{address}/sdk")).unwrap();
+    config.retry = Retry { attempts: 2, first: Duration::from_millis(1), longest: Duration::from_millis(1) };
+    let error = Client::connect(config).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("RetrieveServiceContent: {address} cannot be reached"));
+    assert!(error.is_retryable() && !error.is_ambiguous());
+    assert!(!format!("{error:?}").contains("secret"));
+}
+
+#[tokio::test]
+async fn what_is_no_answer_of_the_api_is_told_with_its_status() {
+    let server = Server::start(|request, _| {
+        Box::pin(async move {
+            match request.method.name {
+                "PowerOnVM_Task" => Reply::Text(503, "busy".into()),
+                "PowerOffVM_Task" => Reply::Text(500, "no SOAP".into()),
+                _ => Reply::Text(200, "<html>".into()),
+            }
+        })
+    })
+    .await;
+    let client = Client::connect(server.config()).await.unwrap();
+    let error = client.power_on_vm_task(&vm(), PowerOnVMRequest::default()).await.unwrap_err();
+    assert!(matches!(error, Error::Status { status: 503, .. }) && error.is_retryable());
+    let error = client.power_off_vm_task(&vm(), PowerOffVMRequest {}).await.unwrap_err();
+    assert!(matches!(error, Error::Status { status: 500, .. }) && !error.is_retryable());
+    let error = client.destroy_task(&vm(), DestroyRequest {}).await.unwrap_err();
+    assert!(matches!(error, Error::Malformed { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn no_more_calls_are_under_way_than_a_server_likes() {
+    let go = Arc::new(tokio::sync::Semaphore::new(0));
+    let gate = go.clone();
+    let server = Server::start(move |request, _| {
+        let gate = gate.clone();
+        Box::pin(async move {
+            gate.acquire().await.unwrap().forget();
+            Reply::of(request.method.name, &DateTime::now())
+        })
+    })
+    .await;
+    let client = Client::connect(server.config()).await.unwrap();
+    let calls: Vec<_> = (0..100)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                client.current_time(&ManagedObjectReference::service_instance(), CurrentTimeRequest {}).await
+            })
+        })
+        .collect();
+    while server.at_once.load(Ordering::SeqCst) < vmomi::client::IN_FLIGHT {
+        tokio::task::yield_now().await;
+    }
+    go.add_permits(100);
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(server.most_at_once.load(Ordering::SeqCst), vmomi::client::IN_FLIGHT);
+}
