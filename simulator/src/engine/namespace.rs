@@ -164,7 +164,11 @@ impl Shared {
     async fn power_on(self: &Arc<Self>, spec: PowerOnSpec) -> Result<PoweredOn, EngineError> {
         check_instance(&spec.instance)?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        guest::Running::boot(self, number, spec).await
+        // A task of its own: a caller that gives up half-way must not leave half a guest. What it
+        // does not take is dropped, which kills the guest.
+        let shared = Arc::clone(self);
+        let boot = tokio::spawn(async move { guest::Running::boot(&shared, number, spec).await });
+        boot.await.map_err(|e| EngineError::step("boot the guest")(io::Error::other(e)))?
     }
 }
 
