@@ -40,7 +40,10 @@ pub fn check() -> anyhow::Result<()> {
     for (name, text) in generate(&root)? {
         let path = directory.join(&name);
         if fs::read_to_string(&path).ok().as_deref() != Some(text.as_str()) {
-            bail!("{} is not what the model gives: run `cargo xtask generate`", path.display());
+            bail!(
+                "{} is not what the model gives: run `cargo xtask generate`",
+                path.display()
+            );
         }
     }
     Ok(())
@@ -56,5 +59,8 @@ fn generate(root: &Path) -> anyhow::Result<BTreeMap<String, String>> {
 }
 
 fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."))
+        .to_path_buf()
 }

@@ -38,7 +38,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tether", &["tether-protocol", "tether-sys"]),
     ("vic-machine", &["vmomi", "iso", "tether-protocol"]),
     ("xtask", &["iso", "vmomi"]),
-    ("fuzz", &["imagec", "iso", "simulator", "tether-protocol", "vmomi"]),
+    (
+        "fuzz",
+        &["imagec", "iso", "simulator", "tether-protocol", "vmomi"],
+    ),
     ("system-tests", &["vmomi", "simulator", "tether-protocol"]),
 ];
 

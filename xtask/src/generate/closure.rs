@@ -36,13 +36,24 @@ impl Closure {
         for (name, methods) in &roots.managed {
             closure.add_managed(model, name, methods)?;
         }
-        for name in roots.data.values().flatten().chain(roots.enums.values().flatten()) {
+        for name in roots
+            .data
+            .values()
+            .flatten()
+            .chain(roots.enums.values().flatten())
+        {
             match model.named(name) {
                 Ok(vmodl) => closure.add(model, vmodl),
                 Err(error) => eprintln!("skipped: {error}"),
             }
         }
-        for name in ["LocalizedMethodFault", "LocalizableMessage", "DynamicProperty", "DynamicData", "MethodFault"] {
+        for name in [
+            "LocalizedMethodFault",
+            "LocalizableMessage",
+            "DynamicProperty",
+            "DynamicData",
+            "MethodFault",
+        ] {
             closure.add(model, model.named(name)?);
         }
         closure.find_cycles(model);
@@ -51,7 +62,10 @@ impl Closure {
     }
 
     fn add_managed(&mut self, model: &Model, name: &str, methods: &[String]) -> anyhow::Result<()> {
-        let managed = model.managed.get(name).with_context(|| format!("no managed type {name}"))?;
+        let managed = model
+            .managed
+            .get(name)
+            .with_context(|| format!("no managed type {name}"))?;
         for ty in lineage(model, managed) {
             self.managed.insert(ty.wsdl.clone());
             for prop in &ty.props {
@@ -82,7 +96,9 @@ impl Closure {
             self.enums.insert(ty.to_owned());
             return;
         }
-        let Some(data) = model.data.get(ty) else { return };
+        let Some(data) = model.data.get(ty) else {
+            return;
+        };
         if !self.data.insert(ty.to_owned()) {
             return;
         }
@@ -120,7 +136,9 @@ impl Closure {
         fields
             .into_iter()
             .map(|p| p.ty)
-            .filter(|ty| !ty.ends_with("[]") && model.data.contains_key(ty) && !self.is_poly(model, ty))
+            .filter(|ty| {
+                !ty.ends_with("[]") && model.data.contains_key(ty) && !self.is_poly(model, ty)
+            })
             .collect()
     }
 
@@ -163,7 +181,11 @@ pub fn lineage<'a>(model: &'a Model, managed: &'a ManagedType) -> Vec<&'a Manage
 /// `DynamicData`, with that base.
 pub fn unlisted(model: &Model, closure: &Closure) -> BTreeMap<String, String> {
     let mut list = BTreeMap::new();
-    for data in model.data.values().filter(|d| !closure.data.contains(&d.vmodl)) {
+    for data in model
+        .data
+        .values()
+        .filter(|d| !closure.data.contains(&d.vmodl))
+    {
         let mut base = data.base.as_str();
         while let Some(found) = model.data.get(base) {
             if closure.data.contains(base) {

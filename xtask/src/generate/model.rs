@@ -97,7 +97,8 @@ pub struct Model {
 impl Model {
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-        let raw: Raw = serde_json::from_slice(&text).context("the model is not what is expected")?;
+        let raw: Raw =
+            serde_json::from_slice(&text).context("the model is not what is expected")?;
         let mut data: BTreeMap<_, _> = raw.data.into_iter().map(|d| (d.vmodl.clone(), d)).collect();
         for built_in in built_in() {
             data.insert(built_in.vmodl.clone(), built_in);
@@ -110,15 +111,26 @@ impl Model {
         let mut children: HashMap<String, Vec<String>> = HashMap::new();
         for d in data.values() {
             by_wsdl.insert(d.wsdl.clone(), d.vmodl.clone());
-            children.entry(d.base.clone()).or_default().push(d.vmodl.clone());
+            children
+                .entry(d.base.clone())
+                .or_default()
+                .push(d.vmodl.clone());
         }
         for e in &raw.enums {
             by_wsdl.insert(e.wsdl.clone(), e.vmodl.clone());
         }
         Ok(Self {
             versions: versions(&raw.versions, &raw.parents),
-            managed: raw.managed.into_iter().map(|m| (m.wsdl.clone(), m)).collect(),
-            enums: raw.enums.into_iter().map(|e| (e.vmodl.clone(), e)).collect(),
+            managed: raw
+                .managed
+                .into_iter()
+                .map(|m| (m.wsdl.clone(), m))
+                .collect(),
+            enums: raw
+                .enums
+                .into_iter()
+                .map(|e| (e.vmodl.clone(), e))
+                .collect(),
             data,
             by_wsdl,
             children,
@@ -145,12 +157,17 @@ impl Model {
 
     /// The index of a version in the table of versions.
     pub fn since(&self, version: &str) -> usize {
-        self.versions.iter().position(|(name, _, _)| name == version).unwrap_or(0)
+        self.versions
+            .iter()
+            .position(|(name, _, _)| name == version)
+            .unwrap_or(0)
     }
 
     /// All fields of a data type, those of its bases first.
     pub fn flattened(&self, vmodl: &str) -> Vec<Prop> {
-        let Some(d) = self.data.get(vmodl) else { return Vec::new() };
+        let Some(d) = self.data.get(vmodl) else {
+            return Vec::new();
+        };
         let mut fields = self.flattened(&d.base);
         fields.extend(d.props.iter().cloned());
         fields
@@ -163,7 +180,11 @@ fn built_in() -> Vec<DataType> {
         name: name.into(),
         ty: ty.into(),
         version: version.into(),
-        flags: if optional { vec!["F_OPTIONAL".into()] } else { Vec::new() },
+        flags: if optional {
+            vec!["F_OPTIONAL".into()]
+        } else {
+            Vec::new()
+        },
         privilege: None,
     };
     let ty = |wsdl: &str, base: &str, props: Vec<Prop>| DataType {
@@ -188,7 +209,12 @@ fn built_in() -> Vec<DataType> {
             "LocalizedMethodFault",
             "vmodl.DynamicData",
             vec![
-                prop("fault", "exact:vmodl.MethodFault", "vmodl.version.version0", false),
+                prop(
+                    "fault",
+                    "exact:vmodl.MethodFault",
+                    "vmodl.version.version0",
+                    false,
+                ),
                 prop("localizedMessage", "string", "vmodl.version.version0", true),
             ],
         ),
@@ -196,7 +222,10 @@ fn built_in() -> Vec<DataType> {
 }
 
 /// Distinct versions, those that include the fewest others first.
-fn versions(all: &[Version], parents: &[(String, String)]) -> Vec<(String, String, BTreeSet<String>)> {
+fn versions(
+    all: &[Version],
+    parents: &[(String, String)],
+) -> Vec<(String, String, BTreeSet<String>)> {
     let mut includes: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     let mut ids: BTreeMap<&str, &str> = BTreeMap::new();
     for v in all {
@@ -242,7 +271,8 @@ pub struct Roots {
 
 impl Roots {
     pub fn load(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         toml::from_str(&text).with_context(|| format!("reading {}", path.display()))
     }
 }

@@ -33,11 +33,12 @@ pub fn field(name: &str) -> String {
     let name = snake(name);
     match name.as_str() {
         "self" => "self_".into(),
-        "type" | "in" | "ref" | "default" | "static" | "use" | "match" | "move" | "mod" | "box" | "where" | "abstract"
-        | "final" | "override" | "priv" | "virtual" | "yield" | "fn" | "for" | "if" | "impl" | "loop" | "trait" | "dyn"
-        | "enum" | "struct" | "pub" | "const" | "async" | "await" | "as" | "break" | "continue" | "do" | "else"
-        | "extern" | "false" | "true" | "let" | "macro" | "mut" | "return" | "try" | "typeof" | "unsafe" | "unsized"
-        | "while" | "become" | "gen" => match name.as_str() {
+        "type" | "in" | "ref" | "default" | "static" | "use" | "match" | "move" | "mod" | "box"
+        | "where" | "abstract" | "final" | "override" | "priv" | "virtual" | "yield" | "fn"
+        | "for" | "if" | "impl" | "loop" | "trait" | "dyn" | "enum" | "struct" | "pub"
+        | "const" | "async" | "await" | "as" | "break" | "continue" | "do" | "else" | "extern"
+        | "false" | "true" | "let" | "macro" | "mut" | "return" | "try" | "typeof" | "unsafe"
+        | "unsized" | "while" | "become" | "gen" => match name.as_str() {
             "default" | "priv" | "gen" => name,
             _ => format!("r#{name}"),
         },
