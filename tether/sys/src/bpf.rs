@@ -246,10 +246,8 @@ impl Program {
             Err(e) => return Err(e),
         };
         // SAFETY: the kernel just gave us this descriptor (close-on-exec by itself).
-        Ok(Self {
-            fd: unsafe { OwnedFd::from_raw_fd(fd) },
-            hook,
-        })
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { fd, hook })
     }
 
     /// Attaches the program to a cgroup v2 directory; with `replace`, takes the place of that

@@ -136,10 +136,8 @@ impl Netlink {
         // SAFETY: no memory is involved.
         let fd = check(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) })?;
         // SAFETY: the kernel just gave us this descriptor.
-        Ok(Self {
-            fd: unsafe { OwnedFd::from_raw_fd(fd) },
-            sequence: 0,
-        })
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { fd, sequence: 0 })
     }
 
     /// Returns all interfaces.

@@ -23,7 +23,7 @@ use tether_protocol::session::{
 use tether_sys::loopdev::{LoopDevice, Options};
 
 pub const ID: &str = "c0ffee0000000000000000000000000000000000000000000000000000000001";
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// The static program: the tests' own build of it, or the one that was named.
 fn program() -> PathBuf {
@@ -307,9 +307,9 @@ impl Machine {
             nodes += &format!("mknod -m 666 $R/dev/{name} c {major} {minor}\n");
         }
         let script = format!(
-            "set -e; R={}\n{nodes}mount -t tmpfs none $R/run; mount --bind $R $R\n\
+            "set -e; R={}\n{nodes}mount --bind $R $R; mount -t tmpfs none $R/run\n\
              ip link add eth0 type veth peer name other0; ip link set other0 up\n\
-             cd $R; pivot_root . mnt; exec chroot . /init 2>&1",
+             cd $R; pivot_root . mnt; cd /; exec /init 2>&1",
             root.display()
         );
         // The old root stays under /mnt in the guest: only tests run here.
