@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actors::events::{Event, EventKind};
 use bytes::Bytes;
-use http::header;
+use http::{HeaderMap, header};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
@@ -49,7 +49,7 @@ pub async fn stream(call: Call) -> Result<Reply, ApiError> {
     }
     let filters = call.query.filters()?;
     filters.only(KEYS)?;
-    let (content_type, separator) = content_type(&call);
+    let (content_type, separator) = content_type(call.version, &call.headers);
     let version = call.version;
     let now = OffsetDateTime::now_utc();
     // A limit in the past alone asks for what is kept.
@@ -80,12 +80,11 @@ pub async fn stream(call: Call) -> Result<Reply, ApiError> {
     Ok(reply::stream(content_type, Box::pin(body)))
 }
 
-fn content_type(call: &Call) -> (&'static str, &'static str) {
-    if !versions::has(call.version, behaviour::EVENT_TYPE) {
+fn content_type(version: ApiVersion, headers: &HeaderMap) -> (&'static str, &'static str) {
+    if !versions::has(version, behaviour::EVENT_TYPE) {
         return ("application/json", "");
     }
-    let accept = call
-        .headers
+    let accept = headers
         .get(header::ACCEPT)
         .and_then(|v| v.to_str().ok())
         .unwrap_or("");
@@ -255,6 +254,25 @@ mod tests {
         }
         assert!(keeps(r#"{"event":["exec_create"]}"#, &exec));
         assert!(!keeps(r#"{"event":["exec_start"]}"#, &exec));
+    }
+
+    #[test]
+    fn the_type_is_what_is_accepted_from_1_52() {
+        let mut headers = HeaderMap::new();
+        let mut kind = |minor, accept: &'static str| {
+            headers.insert(header::ACCEPT, http::HeaderValue::from_static(accept));
+            content_type(ApiVersion::v1(minor), &headers)
+        };
+        assert_eq!(kind(51, "application/x-ndjson"), ("application/json", ""));
+        assert_eq!(kind(52, "*/*"), ("application/jsonl", ""));
+        assert_eq!(
+            kind(52, "application/x-ndjson"),
+            ("application/x-ndjson", "")
+        );
+        assert_eq!(
+            kind(52, "application/json-seq;q=1"),
+            ("application/json-seq", "\u{1e}")
+        );
     }
 
     #[test]

@@ -116,9 +116,10 @@ impl Outgoing {
     }
 }
 
-/// Reads frames back, for tests and tools.
+/// Reads frames back.
 ///
 /// Answers the frames and what is left of an unfinished one.
+#[cfg(test)]
 pub fn decode(mut bytes: &[u8]) -> (Vec<(u8, Vec<u8>)>, &[u8]) {
     let mut frames = Vec::new();
     while bytes.len() >= HEADER {

@@ -301,3 +301,15 @@ async fn read_input(
     }
     ClientEnd::HalfClosed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn framed_streams_have_a_type_of_their_own_from_1_42() {
+        assert_eq!(content_type(ApiVersion::v1(41), false), RAW);
+        assert_eq!(content_type(ApiVersion::v1(42), false), MULTIPLEXED);
+        assert_eq!(content_type(ApiVersion::v1(42), true), RAW);
+    }
+}

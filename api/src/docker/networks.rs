@@ -137,3 +137,32 @@ fn document(version: ApiVersion, network: &NetworkSnapshot, with_containers: boo
     versions::downgrade(version, Place::Network, &mut document);
     document
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::docker::tests::fake;
+    use crate::docker::tests::sample;
+
+    #[test]
+    fn a_network_shows_its_running_containers_and_the_list_only_below_1_28() {
+        let engine = fake::Engine::new();
+        let mut container = sample::container("one");
+        container.phase = actors::container::Phase::Running;
+        engine.put(container);
+        let bridge = engine.snapshots().find_network("bridge").expect("bridge");
+        let listed = |minor| {
+            let version = ApiVersion::v1(minor);
+            let with = !versions::has(version, behaviour::NETWORK_LIST);
+            document(version, &bridge, with)["Containers"]
+                .as_object()
+                .map_or(0, Map::len)
+        };
+        assert_eq!((listed(27), listed(28)), (1, 0));
+        let whole = document(ApiVersion::v1(55), &bridge, true);
+        assert_eq!(
+            whole["IPAM"]["Config"],
+            json!([{"Subnet": "172.17.0.0/16", "Gateway": "172.17.0.1"}])
+        );
+    }
+}

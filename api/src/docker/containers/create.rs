@@ -49,11 +49,10 @@ struct Config {
     on_build: Vec<String>,
 }
 
-/// A command: one text or several; `given` tells an empty list from none.
+/// A command: one text or several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Words {
     words: Vec<String>,
-    given: bool,
 }
 
 impl<'de> Deserialize<'de> for Words {
@@ -64,13 +63,11 @@ impl<'de> Deserialize<'de> for Words {
             One(String),
             Many(Vec<String>),
         }
-        Ok(match Either::deserialize(deserializer)? {
-            Either::One(word) => Self {
-                words: vec![word],
-                given: true,
-            },
-            Either::Many(words) => Self { words, given: true },
-        })
+        let words = match Either::deserialize(deserializer)? {
+            Either::One(word) => vec![word],
+            Either::Many(words) => words,
+        };
+        Ok(Self { words })
     }
 }
 
@@ -198,7 +195,7 @@ impl Request {
 
         let mut host_config = fields::compact(Section::HostConfig, &host_document);
         host_config["NetworkMode"] = json!(mode);
-        if host.cpuset_cpus.contains(['-', ',']) || !host.cpuset_cpus.is_empty() {
+        if !host.cpuset_cpus.is_empty() {
             warnings.push(
                 "A container's VM has as many CPUs as CpusetCpus names, and vSphere chooses which."
                     .to_owned(),
@@ -294,6 +291,12 @@ impl Request {
         })
     }
 
+    /// Whether a MAC address of the container itself was taken, and how many warnings there are.
+    #[cfg(test)]
+    pub fn mac_and_warnings(&self) -> (bool, usize) {
+        (self.container_mac.is_some(), self.warnings.len())
+    }
+
     fn check_platform(&mut self, image: &ImageSnapshot, platform: &str) -> Result<(), ApiError> {
         let (os, architecture) = (image.text("os"), image.text("architecture"));
         if platform.is_empty() {
@@ -321,19 +324,16 @@ impl Request {
 
     fn process(&self, inherited: &Inherited) -> Result<ProcessSpec, ApiError> {
         let config = &self.config;
-        // An entrypoint of the client's own drops the image's command; an empty one only the entrypoint.
-        let own_entrypoint = config.entrypoint.given && config.entrypoint.words != [""];
-        let reset = config.entrypoint.given && config.entrypoint.words == [""];
-        let entrypoint = match (own_entrypoint && !config.entrypoint.words.is_empty(), reset) {
-            (true, _) => &config.entrypoint.words[..],
-            (_, true) => &[],
-            _ => &inherited.entrypoint[..],
+        // An entrypoint of the client's own drops the image's command; one empty word is no entrypoint at all.
+        let own = &config.entrypoint.words;
+        let entrypoint = match own.as_slice() {
+            [] => &inherited.entrypoint[..],
+            [only] if only.is_empty() => &[],
+            words => words,
         };
-        let keeps_command = !(own_entrypoint && !config.entrypoint.words.is_empty()) && !reset;
-        let command = match (config.cmd.words.is_empty(), keeps_command) {
-            (false, _) => &config.cmd.words[..],
-            (true, true) => &inherited.cmd[..],
-            (true, false) => &[],
+        let command = match config.cmd.words.as_slice() {
+            [] if own.is_empty() => &inherited.cmd[..],
+            words => words,
         };
         let argv: Vec<String> = entrypoint.iter().chain(command).cloned().collect();
         if argv.first().is_none_or(String::is_empty) {
@@ -421,7 +421,7 @@ impl Request {
         put("WorkingDir", json!(process.cwd));
         put("Labels", json!(labels));
         put("StopSignal", json!(stop_signal.unwrap_or("")));
-        let own_entrypoint = own.entrypoint.given && !own.entrypoint.words.is_empty();
+        let own_entrypoint = !own.entrypoint.words.is_empty();
         if !own_entrypoint {
             put("Entrypoint", json!(inherited.entrypoint));
         }

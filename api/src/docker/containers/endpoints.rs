@@ -117,15 +117,9 @@ pub fn resolve(
                 &mut specs[last]
             }
         };
-        let texts = |key: &str| {
-            let list = asked.get(key).and_then(Value::as_array);
-            list.into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        };
-        spec.aliases = texts("Aliases");
+        let aliases = asked.get("Aliases").and_then(Value::as_array);
+        let aliases = aliases.into_iter().flatten().filter_map(Value::as_str);
+        spec.aliases = aliases.map(str::to_owned).collect();
         spec.mac = asked
             .get("MacAddress")
             .and_then(Value::as_str)

@@ -42,6 +42,10 @@ pub struct Field {
     /// What becomes of it.
     pub treatment: Treatment,
     /// A value that is not its default, as JSON.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "the walk through the table is a test")
+    )]
     pub sample: &'static str,
 }
 
@@ -343,6 +347,9 @@ pub fn names(section: Section) -> Vec<&'static str> {
         .collect()
 }
 
+/// Fields whose objects are structures, not maps.
+const STRUCTURES: &[&str] = &["LogConfig", "RestartPolicy", "Healthcheck", "IPAMConfig"];
+
 /// Whether a value says nothing: null, zero, false, empty, and `-1` where docker means "unset" by it.
 pub fn is_unset(name: &str, value: &Value) -> bool {
     match value {
@@ -352,8 +359,12 @@ pub fn is_unset(name: &str, value: &Value) -> bool {
                 || (name == "MemorySwappiness" && number.as_i64() == Some(-1))
         }
         Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Object(map) => map.values().all(|v| is_unset("", v)),
+        Value::Array(list) => {
+            list.is_empty() || (name == "ConsoleSize" && list.iter().all(|v| is_unset("", v)))
+        }
+        // In a map from names to settings a name says something, in a structure only its values do.
+        Value::Object(map) if STRUCTURES.contains(&name) => map.values().all(|v| is_unset("", v)),
+        Value::Object(map) => map.is_empty(),
         Value::Bool(true) => false,
     }
 }

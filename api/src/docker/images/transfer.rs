@@ -322,6 +322,26 @@ mod tests {
     }
 
     #[test]
+    fn a_pull_takes_a_platform_from_1_32() {
+        let headers = HeaderMap::new();
+        let platform = |minor| {
+            request(
+                ApiVersion::v1(minor),
+                "busybox",
+                "1",
+                "linux/arm64",
+                &headers,
+            )
+            .expect("request")
+            .platform
+        };
+        assert_eq!(
+            (platform(31).as_str(), platform(32).as_str()),
+            ("", "linux/arm64")
+        );
+    }
+
+    #[test]
     fn a_pull_names_a_tag_a_digest_or_all() {
         let headers = HeaderMap::new();
         let read = |image, tag| {

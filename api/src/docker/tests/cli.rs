@@ -13,9 +13,15 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The clients on this machine: one from docker, one from Debian.
 fn clients() -> Vec<PathBuf> {
-    let found: Vec<PathBuf> =
-        ["/usr/local/bin/docker", "/usr/bin/docker"].iter().map(PathBuf::from).filter(|p| p.exists()).collect();
-    assert!(!found.is_empty(), "these tests need a docker client: apt-get install docker.io");
+    let found: Vec<PathBuf> = ["/usr/local/bin/docker", "/usr/bin/docker"]
+        .iter()
+        .map(PathBuf::from)
+        .filter(|p| p.exists())
+        .collect();
+    assert!(
+        !found.is_empty(),
+        "these tests need a docker client: apt-get install docker.io"
+    );
     found
 }
 
@@ -32,9 +38,19 @@ impl Server {
         let dir = tempfile::tempdir().expect("a directory");
         let engine = Engine::new();
         let bind = Bind::Unix(dir.path().join("docker.sock"));
-        let (actor, address) =
-            serve(Args { bind, tls: None, engine: engine.clone() }).await.expect("served");
-        Self { engine, address, dir, actor }
+        let (actor, address) = serve(Args {
+            bind,
+            tls: None,
+            engine: engine.clone(),
+        })
+        .await
+        .expect("served");
+        Self {
+            engine,
+            address,
+            dir,
+            actor,
+        }
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -43,7 +59,13 @@ impl Server {
 
     /// Runs a client with words separated by blanks.
     pub async fn run(&self, client: &Path, words: &str) -> Seen {
-        self.run_with(client, words.split(' ').map(str::to_owned).collect(), "", &[]).await
+        self.run_with(
+            client,
+            words.split(' ').map(str::to_owned).collect(),
+            "",
+            &[],
+        )
+        .await
     }
 
     pub async fn run_with(
@@ -66,7 +88,12 @@ impl Server {
         let input = input.to_owned();
         let work = tokio::task::spawn_blocking(move || {
             let mut child = command.spawn().expect("the client runs");
-            child.stdin.take().expect("stdin").write_all(input.as_bytes()).expect("written");
+            child
+                .stdin
+                .take()
+                .expect("stdin")
+                .write_all(input.as_bytes())
+                .expect("written");
             child.wait_with_output().expect("the client ends")
         });
         let output = tokio::time::timeout(DEADLINE, work)
@@ -106,9 +133,20 @@ async fn the_clients_speak_every_version_that_they_can() {
     let server = Server::start().await;
     for client in clients() {
         for version in ["1.24", "1.30", "1.41", ""] {
-            let environment: &[(&str, &str)] =
-                if version.is_empty() { &[] } else { &[("DOCKER_API_VERSION", version)] };
-            for words in ["version", "info", "ps -a", "images", "volume ls", "network ls", "network inspect bridge"] {
+            let environment: &[(&str, &str)] = if version.is_empty() {
+                &[]
+            } else {
+                &[("DOCKER_API_VERSION", version)]
+            };
+            for words in [
+                "version",
+                "info",
+                "ps -a",
+                "images",
+                "volume ls",
+                "network ls",
+                "network inspect bridge",
+            ] {
                 let words = words.split(' ').map(str::to_owned).collect();
                 let seen = server.run_with(&client, words, "", environment).await;
                 assert_eq!(seen.code, 0, "{} {version}: {seen:?}", client.display());
@@ -124,13 +162,29 @@ async fn run_prints_what_the_container_prints_and_ends_with_its_code() {
         let seen = server.run(&client, "run --rm busybox echo hello").await;
         assert_eq!((seen.code, seen.out.as_str()), (0, "hello\n"), "{seen:?}");
         let seen = server.run(&client, "run --rm busybox fail sorry 3").await;
-        assert_eq!((seen.code, seen.out.as_str(), seen.err.as_str()), (3, "", "sorry\n"), "{seen:?}");
-        let words = "run --rm -i busybox cat".split(' ').map(str::to_owned).collect();
+        assert_eq!(
+            (seen.code, seen.out.as_str(), seen.err.as_str()),
+            (3, "", "sorry\n"),
+            "{seen:?}"
+        );
+        let words = "run --rm -i busybox cat"
+            .split(' ')
+            .map(str::to_owned)
+            .collect();
         let seen = server.run_with(&client, words, "from stdin\n", &[]).await;
-        assert_eq!((seen.code, seen.out.as_str()), (0, "from stdin\n"), "{seen:?}");
+        assert_eq!(
+            (seen.code, seen.out.as_str()),
+            (0, "from stdin\n"),
+            "{seen:?}"
+        );
         assert!(server.engine.snapshots().containers().is_empty());
-        let old = "run --rm busybox echo old".split(' ').map(str::to_owned).collect();
-        let seen = server.run_with(&client, old, "", &[("DOCKER_API_VERSION", "1.24")]).await;
+        let old = "run --rm busybox echo old"
+            .split(' ')
+            .map(str::to_owned)
+            .collect();
+        let seen = server
+            .run_with(&client, old, "", &[("DOCKER_API_VERSION", "1.24")])
+            .await;
         assert_eq!((seen.code, seen.out.as_str()), (0, "old\n"), "{seen:?}");
     }
 }
@@ -141,7 +195,10 @@ async fn a_failed_start_ends_with_the_shells_code_and_leaves_nothing_with_rm() {
     for client in clients() {
         let seen = server.run(&client, "run --rm busybox nosuch").await;
         assert_eq!(seen.code, 127, "{seen:?}");
-        assert!(seen.err.contains("executable file not found in $PATH"), "{seen:?}");
+        assert!(
+            seen.err.contains("executable file not found in $PATH"),
+            "{seen:?}"
+        );
         assert!(server.engine.snapshots().containers().is_empty());
     }
 }
@@ -186,29 +243,81 @@ async fn what_goes_wrong_is_told_in_dockers_words() {
             ("start nobody", 1, "No such container: nobody"),
             ("inspect nobody", 1, "nobody"),
             ("rm nobody", 1, "No such container: nobody"),
-            ("run --name taken busybox true", 125, "Conflict. The container name \"/taken\" is already in use by container"),
-            ("run --pull never nosuch:1 true", 125, "No such image: nosuch:1"),
-            ("run -m 1m busybox true", 125, "Minimum memory limit allowed is 6MB"),
-            ("run -p 80:80 busybox true", 125, "publishing ports is not implemented yet"),
-            ("run --network nosuch busybox true", 125, "network nosuch not found"),
-            ("run -v /tmp:/t busybox true", 125, "bind source path does not exist: /tmp"),
-            ("run --cap-add nope busybox true", 125, "invalid CapAdd: unknown capability: \"CAP_NOPE\""),
-            ("run -w rel busybox true", 125, "the working directory 'rel' is invalid, it needs to be an absolute path"),
+            (
+                "run --name taken busybox true",
+                125,
+                "Conflict. The container name \"/taken\" is already in use by container",
+            ),
+            (
+                "run --pull never nosuch:1 true",
+                125,
+                "No such image: nosuch:1",
+            ),
+            (
+                "run -m 1m busybox true",
+                125,
+                "Minimum memory limit allowed is 6MB",
+            ),
+            (
+                "run -p 80:80 busybox true",
+                125,
+                "publishing ports is not implemented yet",
+            ),
+            (
+                "run --network nosuch busybox true",
+                125,
+                "network nosuch not found",
+            ),
+            (
+                "run -v /tmp:/t busybox true",
+                125,
+                "bind source path does not exist: /tmp",
+            ),
+            (
+                "run --cap-add nope busybox true",
+                125,
+                "invalid CapAdd: unknown capability: \"CAP_NOPE\"",
+            ),
+            (
+                "run -w rel busybox true",
+                125,
+                "the working directory 'rel' is invalid, it needs to be an absolute path",
+            ),
             ("exec taken true", 1, "is not running"),
             ("kill taken", 1, "cannot kill container: taken: container"),
             ("pause taken", 1, "is not running"),
-            ("network rm bridge", 1, "bridge is a pre-defined network and cannot be removed"),
+            (
+                "network rm bridge",
+                1,
+                "bridge is a pre-defined network and cannot be removed",
+            ),
             ("volume inspect nope", 1, "such volume"),
-            ("volume create a$b", 1, "includes invalid characters for a local volume name"),
+            (
+                "volume create a$b",
+                1,
+                "includes invalid characters for a local volume name",
+            ),
             ("node ls", 1, "This node is not a swarm manager."),
-            ("pull nosuch", 1, "pull access denied for nosuch, repository does not exist or may require 'docker login'"),
-            ("diff taken", 1, "GET /containers/{name}/changes is not implemented yet"),
+            (
+                "pull nosuch",
+                1,
+                "pull access denied for nosuch, repository does not exist or may require 'docker login'",
+            ),
+            (
+                "diff taken",
+                1,
+                "GET /containers/{name}/changes is not implemented yet",
+            ),
             ("ps --filter status=gone", 1, "invalid filter 'status=gone'"),
             ("images --filter nope=1", 1, "invalid filter 'nope'"),
         ] {
             let seen = server.run(&client, words).await;
             assert_eq!(seen.code, code, "{} {words}: {seen:?}", client.display());
-            assert!(seen.err.contains(text), "{} {words}: {seen:?}", client.display());
+            assert!(
+                seen.err.contains(text),
+                "{} {words}: {seen:?}",
+                client.display()
+            );
         }
     }
 }
@@ -219,16 +328,28 @@ async fn pull_load_tag_and_rmi_talk_to_the_engine() {
     for client in clients() {
         let seen = server.run(&client, "pull busybox").await;
         assert_eq!(seen.code, 0, "{seen:?}");
-        assert!(seen.out.contains("Status: Downloaded newer image for busybox:latest"), "{seen:?}");
+        assert!(
+            seen.out
+                .contains("Status: Downloaded newer image for busybox:latest"),
+            "{seen:?}"
+        );
         let words = vec!["load".to_owned()];
         let seen = server.run_with(&client, words, "some bytes", &[]).await;
-        assert_eq!((seen.code, seen.out.as_str()), (0, "Loaded image: fake:10\n"), "{seen:?}");
+        assert_eq!(
+            (seen.code, seen.out.as_str()),
+            (0, "Loaded image: fake:10\n"),
+            "{seen:?}"
+        );
         let seen = server.run(&client, "tag busybox other:1").await;
         assert_eq!(seen.code, 0, "{seen:?}");
         let seen = server.run(&client, "images -q other").await;
         assert_eq!(seen.out.trim(), "1a1a1a1a1a1a", "{seen:?}");
         let seen = server.run(&client, "rmi busybox").await;
-        assert!(seen.out.starts_with("Untagged: busybox:latest\nDeleted: sha256:1a1a"), "{seen:?}");
+        assert!(
+            seen.out
+                .starts_with("Untagged: busybox:latest\nDeleted: sha256:1a1a"),
+            "{seen:?}"
+        );
         let seen = server.run(&client, "volume create").await;
         assert_eq!((seen.code, seen.out.trim().len()), (0, 64), "{seen:?}");
     }

@@ -1,13 +1,20 @@
 //! An engine without VMs, for tests of the persona: containers are tasks that know a few programs.
 
-#![allow(missing_docs, reason = "the methods are those of the true engine")]
+#![allow(
+    missing_docs,
+    clippy::missing_errors_doc,
+    clippy::missing_panics_doc,
+    clippy::new_without_default,
+    reason = "the methods are those of the true engine"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use actors::container::{
-    AttachOptions, ContainerSnapshot, CreateSpec, Created, ExecSnapshot, ExecSpec, ExitOutcome, LogRecord,
-    LogsOptions, Phase, ProcessList, RemoveOptions, Signal, StartExec, StopOptions, WaitCondition,
+    AttachOptions, ContainerSnapshot, CreateSpec, Created, ExecSnapshot, ExecSpec, ExitOutcome,
+    LogRecord, LogsOptions, Phase, ProcessList, RemoveOptions, Signal, StartExec, StopOptions,
+    WaitCondition,
 };
 use actors::events::{Event, EventKind, Subscription};
 use actors::image::{Images, Progress, PullRequest, Removed, Transfer, Upload};
@@ -61,7 +68,10 @@ impl Fake {
     }
 
     fn resolve(&mut self, reached: &[WaitCondition]) {
-        let outcome = ExitOutcome { status_code: self.snapshot.exit_code, error: None };
+        let outcome = ExitOutcome {
+            status_code: self.snapshot.exit_code,
+            error: None,
+        };
         for (condition, waiter) in std::mem::take(&mut self.waiters) {
             if reached.contains(&condition) {
                 let _ = waiter.send(outcome.clone());
@@ -74,11 +84,18 @@ impl Fake {
 
 impl Snapshots {
     fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().expect("no test panics with the world in its hands")
+        self.world
+            .lock()
+            .expect("no test panics with the world in its hands")
     }
 
     pub fn containers(&self) -> Vec<Arc<ContainerSnapshot>> {
-        let mut all: Vec<_> = self.world().containers.values().map(|c| c.snapshot.clone()).collect();
+        let mut all: Vec<_> = self
+            .world()
+            .containers
+            .values()
+            .map(|c| c.snapshot.clone())
+            .collect();
         all.sort_by(|a, b| b.created.cmp(&a.created).then(b.id.cmp(&a.id)));
         all
     }
@@ -122,14 +139,22 @@ impl Snapshots {
                     labels: BTreeMap::new(),
                     options: BTreeMap::new(),
                     predefined: true,
-                    endpoints: if *name == "bridge" { endpoints.clone() } else { BTreeMap::new() },
+                    endpoints: if *name == "bridge" {
+                        endpoints.clone()
+                    } else {
+                        BTreeMap::new()
+                    },
                 })
             })
             .collect()
     }
 
     pub fn find_network(&self, wanted: &str) -> Result<Arc<NetworkSnapshot>, Error> {
-        let name = if wanted == "default" { "bridge" } else { wanted };
+        let name = if wanted == "default" {
+            "bridge"
+        } else {
+            wanted
+        };
         self.networks()
             .into_iter()
             .find(|n| n.name == name || n.id.to_string() == name)
@@ -141,10 +166,17 @@ impl Snapshots {
     }
 
     pub fn find_volume(&self, name: &str) -> Result<Arc<VolumeSnapshot>, Error> {
-        self.world().volumes.get(name).cloned().ok_or_else(|| Error::NoSuchVolume(name.to_owned()))
+        self.world()
+            .volumes
+            .get(name)
+            .cloned()
+            .ok_or_else(|| Error::NoSuchVolume(name.to_owned()))
     }
 
-    pub fn find_exec(&self, id: &str) -> Result<(Arc<ContainerSnapshot>, Arc<ExecSnapshot>), Error> {
+    pub fn find_exec(
+        &self,
+        id: &str,
+    ) -> Result<(Arc<ContainerSnapshot>, Arc<ExecSnapshot>), Error> {
         let missing = || Error::NoSuchExec(id.to_owned());
         let exec: ExecId = id.parse().map_err(|_| missing())?;
         self.containers()
@@ -173,7 +205,9 @@ impl Engine {
             ..SystemInfo::default()
         };
         Self {
-            snapshots: Snapshots { world: Arc::new(Mutex::new(world)) },
+            snapshots: Snapshots {
+                world: Arc::new(Mutex::new(world)),
+            },
             system: Arc::new(system),
             events: broadcast::channel(64).0,
         }
@@ -198,13 +232,18 @@ impl Engine {
             followers: Vec::new(),
             killed: Arc::new((Notify::new(), Mutex::new(0))),
         };
-        self.snapshots.world().containers.insert(fake.snapshot.id, fake);
+        self.snapshots
+            .world()
+            .containers
+            .insert(fake.snapshot.id, fake);
     }
 
     /// Waits for everybody who waits for a container.
     pub fn waiters(&self, id: ContainerId) -> usize {
         let mut world = self.snapshots.world();
-        let Some(fake) = world.containers.get_mut(&id) else { return 0 };
+        let Some(fake) = world.containers.get_mut(&id) else {
+            return 0;
+        };
         fake.waiters.retain(|(_, w)| !w.is_closed());
         fake.waiters.len()
     }
@@ -232,7 +271,9 @@ impl Engine {
         if let Some(found) = all.iter().find(|c| c.name == name) {
             return Ok(found.clone());
         }
-        let mut found = all.iter().filter(|c| !wanted.is_empty() && c.id.to_string().starts_with(wanted));
+        let mut found = all
+            .iter()
+            .filter(|c| !wanted.is_empty() && c.id.to_string().starts_with(wanted));
         match (found.next(), found.next()) {
             (Some(one), None) => Ok(one.clone()),
             (Some(_), Some(_)) => Err(Error::AmbiguousPrefix(wanted.to_owned())),
@@ -240,17 +281,30 @@ impl Engine {
         }
     }
 
-    fn with<T>(&self, id: ContainerId, work: impl FnOnce(&mut Fake) -> Result<T, Error>) -> Result<T, Error> {
+    fn with<T>(
+        &self,
+        id: ContainerId,
+        work: impl FnOnce(&mut Fake) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let mut world = self.snapshots.world();
-        let fake = world.containers.get_mut(&id).ok_or_else(|| Error::NoSuchContainer(id.to_string()))?;
+        let fake = world
+            .containers
+            .get_mut(&id)
+            .ok_or_else(|| Error::NoSuchContainer(id.to_string()))?;
         work(fake)
     }
 
     pub async fn create(&self, spec: CreateSpec) -> Result<Created, Error> {
         let id = ContainerId::random();
-        let name = spec.name.clone().unwrap_or_else(|| format!("fake_{}", id.short()));
+        let name = spec
+            .name
+            .clone()
+            .unwrap_or_else(|| format!("fake_{}", id.short()));
         if let Ok(holder) = self.find(&name) {
-            return Err(Error::NameTaken { name, holder: holder.id });
+            return Err(Error::NameTaken {
+                name,
+                holder: holder.id,
+            });
         }
         let mut snapshot = sample::container(&name);
         snapshot.id = id;
@@ -275,14 +329,22 @@ impl Engine {
                 s.vm.pid = 7;
             });
             let process = &fake.snapshot.spec.process;
-            Ok((process.argv.clone(), process.tty, fake.killed.clone(), fake.input.take()))
+            Ok((
+                process.argv.clone(),
+                process.tty,
+                fake.killed.clone(),
+                fake.input.take(),
+            ))
         })?;
         if argv[0] == "nosuch" {
             let text = "failed to create task for container: failed to create shim task: OCI runtime create failed: runc \
                         create failed: unable to start container process: exec: \"nosuch\": executable file not found in \
                         $PATH: unknown";
             self.exited(id, 127, true);
-            return Err(Error::Launch { text: text.to_owned(), exit_code: 127 });
+            return Err(Error::Launch {
+                text: text.to_owned(),
+                exit_code: 127,
+            });
         }
         self.emit(&id.to_string(), "start", &*self.find(&id.to_string())?);
         let engine = self.clone();
@@ -301,7 +363,9 @@ impl Engine {
     async fn output(&self, id: ContainerId, stream: Stream, data: Bytes) {
         let (outputs, followers, record) = {
             let mut world = self.snapshots.world();
-            let Some(fake) = world.containers.get_mut(&id) else { return };
+            let Some(fake) = world.containers.get_mut(&id) else {
+                return;
+            };
             let record = LogRecord {
                 time: OffsetDateTime::now_utc(),
                 stream,
@@ -312,7 +376,12 @@ impl Engine {
             (fake.outputs.clone(), fake.followers.clone(), record)
         };
         for output in outputs {
-            let _ = output.send(Output { stream, data: data.clone() }).await;
+            let _ = output
+                .send(Output {
+                    stream,
+                    data: data.clone(),
+                })
+                .await;
         }
         for follower in followers {
             let _ = follower.send(record.clone()).await;
@@ -322,12 +391,18 @@ impl Engine {
     fn exited(&self, id: ContainerId, code: i32, failed: bool) {
         let gone = {
             let mut world = self.snapshots.world();
-            let Some(fake) = world.containers.get_mut(&id) else { return };
+            let Some(fake) = world.containers.get_mut(&id) else {
+                return;
+            };
             fake.outputs.clear();
             fake.followers.clear();
             fake.input = None;
             fake.change(|s| {
-                s.phase = if failed { Phase::Created } else { Phase::Exited };
+                s.phase = if failed {
+                    Phase::Created
+                } else {
+                    Phase::Exited
+                };
                 s.exit_code = i64::from(code);
                 s.finished_at = Some(OffsetDateTime::now_utc());
             });
@@ -344,7 +419,11 @@ impl Engine {
         let gone = self.snapshots.world().containers.remove(&id);
         if let Some(mut fake) = gone {
             self.emit(&id.to_string(), "destroy", &fake.snapshot);
-            fake.resolve(&[WaitCondition::NextExit, WaitCondition::NotRunning, WaitCondition::Removed]);
+            fake.resolve(&[
+                WaitCondition::NextExit,
+                WaitCondition::NotRunning,
+                WaitCondition::Removed,
+            ]);
         }
     }
 
@@ -400,7 +479,10 @@ impl Engine {
 
     pub async fn rename(&self, id: ContainerId, name: &str) -> Result<(), Error> {
         if let Ok(holder) = self.find(name) {
-            return Err(Error::NameTaken { name: name.to_owned(), holder: holder.id });
+            return Err(Error::NameTaken {
+                name: name.to_owned(),
+                holder: holder.id,
+            });
         }
         self.with(id, |fake| {
             fake.change(|s| s.name = name.to_owned());
@@ -439,7 +521,11 @@ impl Engine {
         })
     }
 
-    pub async fn attach(&self, id: ContainerId, options: AttachOptions) -> Result<Attachment, Error> {
+    pub async fn attach(
+        &self,
+        id: ContainerId,
+        options: AttachOptions,
+    ) -> Result<Attachment, Error> {
         self.with(id, |fake| {
             let (sender, output) = mpsc::channel(8);
             if options.stdout || options.stderr {
@@ -451,7 +537,11 @@ impl Engine {
                 fake.input = Some(receiver);
                 sender
             });
-            Ok(Attachment { output, input, tty: fake.snapshot.spec.process.tty })
+            Ok(Attachment {
+                output,
+                input,
+                tty: fake.snapshot.spec.process.tty,
+            })
         })
     }
 
@@ -462,10 +552,16 @@ impl Engine {
         })
     }
 
-    pub async fn logs(&self, id: ContainerId, options: LogsOptions) -> Result<mpsc::Receiver<LogRecord>, Error> {
+    pub async fn logs(
+        &self,
+        id: ContainerId,
+        options: LogsOptions,
+    ) -> Result<mpsc::Receiver<LogRecord>, Error> {
         self.with(id, |fake| {
             let (sender, receiver) = mpsc::channel(64);
-            let skip = options.tail.map_or(0, |tail| fake.log.len().saturating_sub(tail as usize));
+            let skip = options
+                .tail
+                .map_or(0, |tail| fake.log.len().saturating_sub(tail as usize));
             for record in &fake.log[skip..] {
                 let _ = sender.try_send(record.clone());
             }
@@ -508,7 +604,12 @@ impl Engine {
         })
     }
 
-    fn change_exec(&self, container: ContainerId, id: ExecId, change: impl FnOnce(&mut ExecSnapshot)) {
+    fn change_exec(
+        &self,
+        container: ContainerId,
+        id: ExecId,
+        change: impl FnOnce(&mut ExecSnapshot),
+    ) {
         let _ = self.with(container, |fake| {
             fake.change(|s| {
                 if let Some(exec) = s.execs.get_mut(&id) {
@@ -527,7 +628,11 @@ impl Engine {
         });
         let (output_sender, output) = mpsc::channel(8);
         let (input_sender, input) = mpsc::channel(8);
-        let (engine, argv, tty) = (self.clone(), exec.spec.process.argv.clone(), exec.spec.process.tty);
+        let (engine, argv, tty) = (
+            self.clone(),
+            exec.spec.process.argv.clone(),
+            exec.spec.process.tty,
+        );
         let attach_stdin = exec.spec.attach_stdin;
         tokio::spawn(async move {
             let send = |stream, data| {
@@ -543,7 +648,11 @@ impl Engine {
             });
             drop(output_sender);
         });
-        Ok(Attachment { output, input: attach_stdin.then_some(input_sender), tty })
+        Ok(Attachment {
+            output,
+            input: attach_stdin.then_some(input_sender),
+            tty,
+        })
     }
 
     pub async fn resize_exec(&self, _id: ExecId, _size: ConsoleSize) -> Result<(), Error> {
@@ -553,7 +662,14 @@ impl Engine {
     pub async fn events(&self, since: Option<OffsetDateTime>) -> Result<Subscription, Error> {
         let mut live = self.events.subscribe();
         let old: Vec<_> = match since {
-            Some(since) => self.snapshots.world().history.iter().filter(|e| e.time >= since).cloned().collect(),
+            Some(since) => self
+                .snapshots
+                .world()
+                .history
+                .iter()
+                .filter(|e| e.time >= since)
+                .cloned()
+                .collect(),
             None => Vec::new(),
         };
         let (sender, events) = mpsc::channel(64);
@@ -578,10 +694,24 @@ impl Engine {
             )));
         }
         Ok(transfer(vec![
-            Progress::Status { id: "latest".into(), status: "Pulling from library/busybox".into() },
-            Progress::Bar { id: "0123456789ab".into(), status: "Downloading".into(), current: 1, total: 2 },
-            Progress::Status { id: "0123456789ab".into(), status: "Pull complete".into() },
-            Progress::Status { id: String::new(), status: "Status: Downloaded newer image for busybox:latest".into() },
+            Progress::Status {
+                id: "latest".into(),
+                status: "Pulling from library/busybox".into(),
+            },
+            Progress::Bar {
+                id: "0123456789ab".into(),
+                status: "Downloading".into(),
+                current: 1,
+                total: 2,
+            },
+            Progress::Status {
+                id: "0123456789ab".into(),
+                status: "Pull complete".into(),
+            },
+            Progress::Status {
+                id: String::new(),
+                status: "Status: Downloaded newer image for busybox:latest".into(),
+            },
         ]))
     }
 
@@ -590,25 +720,42 @@ impl Engine {
         while let Some(piece) = archive.recv().await {
             size += piece.map_err(|why| Error::Invalid(why.to_string()))?.len();
         }
-        Ok(transfer(vec![Progress::Stream(format!("Loaded image: fake:{size}\n"))]))
+        Ok(transfer(vec![Progress::Stream(format!(
+            "Loaded image: fake:{size}\n"
+        ))]))
     }
 
     pub async fn tag(&self, image: ImageId, reference: &str) -> Result<(), Error> {
         let mut world = self.snapshots.world();
         let mut images = (*world.images).clone();
-        let tagged = images.get_mut(&image).ok_or_else(|| Error::NoSuchImage(image.to_string()))?;
-        Arc::make_mut(tagged).tags.push(reference.to_owned());
+        let tagged = images
+            .get_mut(&image)
+            .ok_or_else(|| Error::NoSuchImage(image.to_string()))?;
+        if !tagged.tags.iter().any(|tag| tag == reference) {
+            Arc::make_mut(tagged).tags.push(reference.to_owned());
+        }
         world.images = Arc::new(images);
         Ok(())
     }
 
-    pub async fn remove_image(&self, wanted: &str, _force: bool, _noprune: bool) -> Result<Vec<Removed>, Error> {
+    pub async fn remove_image(
+        &self,
+        wanted: &str,
+        _force: bool,
+        _noprune: bool,
+    ) -> Result<Vec<Removed>, Error> {
         let found = self.snapshots.find_image(wanted)?;
-        Ok(vec![Removed::Untagged(found.tags[0].clone()), Removed::Deleted(found.id.to_string())])
+        Ok(vec![
+            Removed::Untagged(found.tags[0].clone()),
+            Removed::Deleted(found.id.to_string()),
+        ])
     }
 
     pub async fn create_volume(&self, spec: VolumeSpec) -> Result<Arc<VolumeSnapshot>, Error> {
-        let name = spec.name.clone().unwrap_or_else(|| ContainerId::random().to_string());
+        let name = spec
+            .name
+            .clone()
+            .unwrap_or_else(|| ContainerId::random().to_string());
         let volume = Arc::new(VolumeSnapshot {
             name: name.clone(),
             driver: spec.driver,
@@ -625,7 +772,11 @@ impl Engine {
 
     pub async fn remove_volume(&self, name: &str, force: bool) -> Result<(), Error> {
         let gone = self.snapshots.world().volumes.remove(name);
-        if gone.is_some() || force { Ok(()) } else { Err(Error::NoSuchVolume(name.to_owned())) }
+        if gone.is_some() || force {
+            Ok(())
+        } else {
+            Err(Error::NoSuchVolume(name.to_owned()))
+        }
     }
 }
 
@@ -647,7 +798,15 @@ async fn program<F: Future<Output = ()>>(
     let words: Vec<&str> = argv.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["echo", rest @ ..] => {
-            send(Stream::Stdout, Bytes::from(format!("{}{}", rest.join(" "), if tty { "\r\n" } else { "\n" }))).await;
+            send(
+                Stream::Stdout,
+                Bytes::from(format!(
+                    "{}{}",
+                    rest.join(" "),
+                    if tty { "\r\n" } else { "\n" }
+                )),
+            )
+            .await;
             0
         }
         ["fail", text, code] => {
