@@ -42,6 +42,11 @@ enum Chore {
         #[arg(short, long)]
         package: Vec<String>,
     },
+    /// Measures ours against Debian's dockerd and prints the ratios
+    Bench {
+        /// Repetitions of each figure, then the number of containers for `ps`
+        args: Vec<String>,
+    },
     /// Checks the rules that the compiler does not: dependency direction, file headers, words
     Lint,
     /// Prints the table of features and writes docs/FEATURES.md
@@ -66,6 +71,7 @@ fn main() -> Result<()> {
         Chore::Build => build(),
         Chore::Setup { tests } => setup::install(tests),
         Chore::Test { package } => test::run(&package),
+        Chore::Bench { args } => bench(&args),
         Chore::Lint => lint::run(),
         Chore::Features { check } => features::run(check),
         Chore::Generate { check: true } => generate::check(),
@@ -93,6 +99,24 @@ pub(crate) fn build() -> Result<()> {
         ])
         .current_dir(root()))?;
     image::build_isos()
+}
+
+fn bench(args: &[String]) -> Result<()> {
+    setup::install(true)?;
+    build()?;
+    let cargo = [
+        "run",
+        "--release",
+        "--package",
+        "system-tests",
+        "--bin",
+        "bench",
+        "--",
+    ];
+    run(Command::new("cargo")
+        .args(cargo)
+        .args(args)
+        .current_dir(root()))
 }
 
 fn up(args: &[String]) -> Result<()> {

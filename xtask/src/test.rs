@@ -57,18 +57,55 @@ pub(crate) fn run(packages: &[String]) -> Result<()> {
     if packages.is_empty() || packages.iter().any(|p| p == "system-tests") {
         crate::build()?;
     }
+    let mut outcome = Outcome::default();
+    let mut failed = Vec::new();
+    for arguments in invocations(packages) {
+        if let Err(error) = cargo_test(&arguments, &mut outcome) {
+            failed.push(format!("{error:#}"));
+        }
+    }
+    println!(
+        "{} passed, {} failed, {} skipped",
+        outcome.passed.len(),
+        outcome.failed.len(),
+        outcome.ignored.len()
+    );
+    for name in &outcome.failed {
+        println!("failed: {name}");
+    }
+    if !failed.is_empty() {
+        bail!("{}", failed.join("; "));
+    }
+    if packages.is_empty() {
+        crate::features::check_ran(&outcome)
+    } else {
+        Ok(())
+    }
+}
+
+/// The runs of `cargo test` that make up the whole, as arguments.
+fn invocations(packages: &[String]) -> Vec<Vec<String>> {
+    let named = packages
+        .iter()
+        .flat_map(|p| ["--package".to_owned(), p.clone()]);
+    if !packages.is_empty() {
+        return vec![named.collect()];
+    }
+    // The walls' matrix takes walls away, which only a build with this feature can do.
+    let walls = "--package simulator --features break-walls --test engine_walls -- --nocapture --test-threads=1";
+    vec![
+        vec!["--workspace".to_owned()],
+        walls.split(' ').map(str::to_owned).collect(),
+    ]
+}
+
+/// Runs `cargo test` once, shows what it prints and notes the verdicts.
+fn cargo_test(arguments: &[String], outcome: &mut Outcome) -> Result<()> {
     let mut command = Command::new("cargo");
     command
         .args(["test", "--no-fail-fast"])
+        .args(arguments)
         .current_dir(crate::root());
-    match packages {
-        [] => {
-            command.arg("--workspace");
-        }
-        some => some.iter().for_each(|p| {
-            command.args(["--package", p]);
-        }),
-    }
     // One stream, so that the `Running` lines (stderr) stand before the tests (stdout) of their program.
     let (reader, writer) = std::io::pipe()?;
     let mut child = command
@@ -78,7 +115,6 @@ pub(crate) fn run(packages: &[String]) -> Result<()> {
         .spawn()
         .context("starting cargo test")?;
     drop(command);
-    let mut outcome = Outcome::default();
     let mut binary = String::new();
     for line in BufReader::new(reader).lines() {
         let line = line?;
@@ -89,23 +125,10 @@ pub(crate) fn run(packages: &[String]) -> Result<()> {
         outcome.take(&binary, &line);
     }
     let status = child.wait()?;
-    println!(
-        "{} passed, {} failed, {} skipped",
-        outcome.passed.len(),
-        outcome.failed.len(),
-        outcome.ignored.len()
-    );
-    for name in &outcome.failed {
-        println!("failed: {name}");
-    }
     if !status.success() {
-        bail!("cargo test failed: {status}");
+        bail!("cargo test {} failed: {status}", arguments.join(" "));
     }
-    if packages.is_empty() {
-        crate::features::check_ran(&outcome)
-    } else {
-        Ok(())
-    }
+    Ok(())
 }
 
 #[cfg(test)]
