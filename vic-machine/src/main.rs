@@ -10,12 +10,23 @@
 //! Every failure ends with exit code 1 and one line that says what failed.
 
 mod cli;
+mod create;
+mod delete;
 mod failure;
+mod inspect;
+mod inventory;
 mod known_hosts;
 mod log;
+mod ls;
 mod name;
+mod plan;
+mod session;
+mod show;
 mod target;
 mod tls;
+mod up;
+mod validate;
+mod vch;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -99,12 +110,22 @@ fn run(command: Command, legacy: bool, kept: log::Kept) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::because("cannot start", error))?;
-    let _ = (legacy, kept);
-    match command {
-        Command::Version => {
-            println!("vic-machine version {VERSION}");
-            Ok(())
+    runtime.block_on(async {
+        match command {
+            Command::Create(mut args) => {
+                args.legacy = legacy;
+                create::run(*args, &kept).await
+            }
+            Command::Delete(args) => delete::run(args).await,
+            Command::Ls(args) => ls::run(args).await,
+            Command::Inspect(args) => inspect::run(args).await,
+            Command::Version => {
+                println!("vic-machine version {VERSION}");
+                Ok(())
+            }
+            Command::Up(args) => up::run(*args, &kept).await,
+            Command::Down(args) => up::halt::run(args).await,
+            Command::Env(args) => up::halt::environment(&args),
         }
-        _ => runtime.block_on(async { Err(Failure::new("not there yet")) }),
-    }
+    })
 }
