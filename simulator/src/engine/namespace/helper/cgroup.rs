@@ -230,10 +230,13 @@ fn clean(mount: &Path) {
 }
 
 /// Returns when a process started, in ticks since boot: tells a process from one that got its
-/// number later.
+/// number later. A process that only waits to be reaped counts as gone.
 fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
+    if rest.trim_start().starts_with(['Z', 'X']) {
+        return None;
+    }
     rest.split_whitespace().nth(19)?.parse().ok()
 }
 
