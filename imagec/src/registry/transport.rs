@@ -395,10 +395,9 @@ pub(crate) fn reason(error: &reqwest::Error) -> (String, bool) {
     let mut at: Option<&(dyn std::error::Error + 'static)> = error.source();
     let mut deepest = error.to_string();
     while let Some(inner) = at {
-        let tls = inner.downcast_ref::<rustls::Error>().or_else(|| {
-            let io = inner.downcast_ref::<std::io::Error>()?;
-            io.get_ref()?.downcast_ref::<rustls::Error>()
-        });
+        let tls = inner
+            .downcast_ref::<rustls::Error>()
+            .or_else(|| tls_within(inner.downcast_ref::<std::io::Error>()?));
         if let Some(tls) = tls {
             return tls_reason(tls);
         }
@@ -437,6 +436,14 @@ pub(crate) fn reason(error: &reqwest::Error) -> (String, bool) {
         return ("net/http: request canceled while waiting for connection (Client.Timeout exceeded while awaiting headers)".into(), true);
     }
     (deepest, true)
+}
+
+/// What TLS said, however often the layers between have wrapped it.
+fn tls_within(io: &std::io::Error) -> Option<&rustls::Error> {
+    let inner = io.get_ref()?;
+    inner
+        .downcast_ref()
+        .or_else(|| tls_within(inner.downcast_ref()?))
 }
 
 fn tls_reason(error: &rustls::Error) -> (String, bool) {
