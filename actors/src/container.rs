@@ -1,11 +1,17 @@
 //! A container: one VM, one actor, one state machine.
 
+pub mod actor;
 pub mod event;
+pub mod link;
+pub mod logs;
 pub mod message;
 pub mod snapshot;
 pub mod spec;
 pub mod state;
+pub mod top;
+pub mod vm;
 
+pub use actor::Input;
 pub use message::{
     AttachOptions, ExitOutcome, LogRecord, LogsOptions, Message, ProcessList, RemoveOptions, Reply,
     Signal, StartExec, StopOptions, WaitCondition,

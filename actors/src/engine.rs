@@ -5,31 +5,104 @@
 //! a request that was sent is still carried out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use strategy::AskError;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::container::{
     AttachOptions, ContainerSnapshot, CreateSpec, Created, ExecSpec, ExitOutcome, LogRecord,
-    LogsOptions, ProcessList, RemoveOptions, Signal, StartExec, StopOptions, WaitCondition,
+    LogsOptions, Message, ProcessList, RemoveOptions, Reply, Signal, StartExec, StopOptions,
+    WaitCondition,
 };
+use crate::containers;
+use crate::context::Context;
 use crate::error::Error;
 use crate::events::Subscription;
 use crate::ids::{ContainerId, ExecId, ImageId};
-use crate::image::{PullRequest, Removed, Transfer, Upload};
+use crate::image::{PullRequest, Removed, Transfer, Upload, repository};
 use crate::snapshot::Snapshots;
 use crate::streams::{Attachment, ConsoleSize};
 use crate::system::SystemInfo;
-use crate::volume::{VolumeSnapshot, VolumeSpec};
+use crate::volume::{self, VolumeSnapshot, VolumeSpec};
 
 /// The engine, seen by a persona.
 #[derive(Debug, Clone)]
 pub struct Engine {
     snapshots: Snapshots,
     system: Arc<SystemInfo>,
+    context: Option<Context>,
 }
 
+/// How long a request to one actor may take; vSphere's own deadlines are shorter.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// How often a request is sent again to an actor that died with it, where sending twice does no harm.
+const AGAIN: usize = 4;
+
 impl Engine {
+    /// An engine over shelves alone, for a persona's own tests: every request answers
+    /// [`Error::NotImplemented`].
+    pub fn new(snapshots: Snapshots, system: SystemInfo) -> Self {
+        Self {
+            snapshots,
+            system: Arc::new(system),
+            context: None,
+        }
+    }
+
+    /// The engine of a running world.
+    pub(crate) fn over(context: Context, system: SystemInfo) -> Self {
+        Self {
+            snapshots: context.snapshots().clone(),
+            system: Arc::new(system),
+            context: Some(context),
+        }
+    }
+
+    fn context(&self, what: &'static str) -> Result<&Context, Error> {
+        self.context.as_ref().ok_or(Error::NotImplemented(what))
+    }
+
+    /// Asks a container's actor. With `again`, a question that died with the actor is put to the next one.
+    async fn ask<T: Send + 'static>(
+        &self,
+        id: ContainerId,
+        what: &'static str,
+        again: bool,
+        question: impl Fn(Reply<T>) -> Message,
+    ) -> Result<T, Error> {
+        let context = self.context(what)?;
+        let missing = || Error::NoSuchContainer(id.to_string());
+        for _ in 0..if again { AGAIN } else { 1 } {
+            let address = context.container(id).ok_or_else(missing)?;
+            match address.ask(deadline(what), &question).await {
+                Ok(answer) => return answer,
+                Err(AskError::Gone) => return Err(missing()),
+                Err(AskError::Deadline) => return Err(Error::Deadline(what)),
+                Err(AskError::Interrupted) => {}
+            }
+        }
+        Err(Error::Interrupted(what))
+    }
+
+    /// Says on our own VM where the API listens: the installer waits for it.
+    ///
+    /// # Errors
+    /// vSphere's.
+    pub async fn announce(&self, own_vm: &str, address: &str) -> Result<(), Error> {
+        let keys = std::collections::BTreeMap::from([("vch.ready".to_owned(), address.to_owned())]);
+        let spec = vmomi::types::VirtualMachineConfigSpec {
+            extra_config: crate::container::vm::option_values(keys),
+            ..Default::default()
+        };
+        self.context("announce")?
+            .vsphere()
+            .reconfigure(own_vm, spec)
+            .await
+    }
+
     /// What can be read without a message.
     pub fn snapshots(&self) -> &Snapshots {
         &self.snapshots
@@ -53,8 +126,10 @@ impl Engine {
     /// # Errors
     /// [`Error::NoSuchImage`], [`Error::NameTaken`], [`Error::Invalid`] (bad name), vSphere's.
     pub async fn create(&self, spec: CreateSpec) -> Result<Created, Error> {
-        let _ = spec;
-        Err(Error::NotImplemented("create"))
+        let context = self.context("create")?.clone();
+        // A task of its own: a client that hangs up does not leave a half-made container.
+        let making = tokio::spawn(async move { containers::create(&context, spec).await });
+        making.await.map_err(|why| Error::failed("create", &why))?
     }
 
     /// Runs a container; answers when its process runs.
@@ -62,8 +137,7 @@ impl Engine {
     /// # Errors
     /// [`Error::NotModified`], [`Error::Launch`], [`Error::StartPaused`], vSphere's.
     pub async fn start(&self, id: ContainerId) -> Result<(), Error> {
-        let _ = id;
-        Err(Error::NotImplemented("start"))
+        self.ask(id, "start", true, Message::Start).await
     }
 
     /// Stops a container; answers when its VM is off.
@@ -71,8 +145,8 @@ impl Engine {
     /// # Errors
     /// [`Error::NotModified`], vSphere's.
     pub async fn stop(&self, id: ContainerId, options: StopOptions) -> Result<(), Error> {
-        let _ = (id, options);
-        Err(Error::NotImplemented("stop"))
+        self.ask(id, "stop", true, |r| Message::Stop(options.clone(), r))
+            .await
     }
 
     /// Stops (if it runs) and starts a container.
@@ -80,8 +154,10 @@ impl Engine {
     /// # Errors
     /// As stop and start.
     pub async fn restart(&self, id: ContainerId, options: StopOptions) -> Result<(), Error> {
-        let _ = (id, options);
-        Err(Error::NotImplemented("restart"))
+        self.ask(id, "restart", false, |r| {
+            Message::Restart(options.clone(), r)
+        })
+        .await
     }
 
     /// Sends a signal to a container's process.
@@ -89,8 +165,8 @@ impl Engine {
     /// # Errors
     /// [`Error::NotRunning`].
     pub async fn kill(&self, id: ContainerId, signal: Signal) -> Result<(), Error> {
-        let _ = (id, signal);
-        Err(Error::NotImplemented("kill"))
+        self.ask(id, "kill", false, |r| Message::Kill(signal, r))
+            .await
     }
 
     /// Freezes a container.
@@ -98,8 +174,7 @@ impl Engine {
     /// # Errors
     /// [`Error::NotRunning`], [`Error::AlreadyPaused`].
     pub async fn pause(&self, id: ContainerId) -> Result<(), Error> {
-        let _ = id;
-        Err(Error::NotImplemented("pause"))
+        self.ask(id, "pause", false, Message::Pause).await
     }
 
     /// Thaws a container.
@@ -107,8 +182,7 @@ impl Engine {
     /// # Errors
     /// [`Error::NotPaused`].
     pub async fn unpause(&self, id: ContainerId) -> Result<(), Error> {
-        let _ = id;
-        Err(Error::NotImplemented("unpause"))
+        self.ask(id, "unpause", false, Message::Unpause).await
     }
 
     /// Renames a container and its VM.
@@ -116,8 +190,16 @@ impl Engine {
     /// # Errors
     /// [`Error::NameTaken`], [`Error::Invalid`].
     pub async fn rename(&self, id: ContainerId, name: &str) -> Result<(), Error> {
-        let _ = (id, name);
-        Err(Error::NotImplemented("rename"))
+        let name = name.strip_prefix('/').unwrap_or(name);
+        if !containers::names::is_valid(name) {
+            return Err(Error::Invalid(containers::names::complaint(name)));
+        }
+        self.snapshots.reserve_name(name, id)?;
+        let renamed = self
+            .ask(id, "rename", false, |r| Message::Rename(name.to_owned(), r))
+            .await;
+        self.snapshots.release_name(name, id);
+        renamed
     }
 
     /// Removes a container: one Destroy_Task. Its name is free when this answers.
@@ -125,8 +207,8 @@ impl Engine {
     /// # Errors
     /// [`Error::RemoveRunning`], [`Error::RemovePaused`], [`Error::RemovalInProgress`], vSphere's.
     pub async fn remove(&self, id: ContainerId, options: RemoveOptions) -> Result<(), Error> {
-        let _ = (id, options);
-        Err(Error::NotImplemented("remove"))
+        self.ask(id, "remove", true, |r| Message::Remove(options.clone(), r))
+            .await
     }
 
     /// Registers a waiter; when this returns, no exit can be missed. The receiver survives a restart of the
@@ -139,17 +221,20 @@ impl Engine {
         id: ContainerId,
         condition: WaitCondition,
     ) -> Result<oneshot::Receiver<ExitOutcome>, Error> {
-        let _ = (id, condition);
-        Err(Error::NotImplemented("wait"))
+        self.snapshots.wait(&id, condition)
     }
 
     /// Connects to a container's stdio; when this returns, no output can be missed.
     ///
     /// # Errors
     /// [`Error::Paused`].
-    pub async fn attach(&self, id: ContainerId, options: AttachOptions) -> Result<Attachment, Error> {
-        let _ = (id, options);
-        Err(Error::NotImplemented("attach"))
+    pub async fn attach(
+        &self,
+        id: ContainerId,
+        options: AttachOptions,
+    ) -> Result<Attachment, Error> {
+        self.ask(id, "attach", true, |r| Message::Attach(options.clone(), r))
+            .await
     }
 
     /// Sets the size of a container's terminal.
@@ -157,8 +242,8 @@ impl Engine {
     /// # Errors
     /// [`Error::NotRunning`].
     pub async fn resize(&self, id: ContainerId, size: ConsoleSize) -> Result<(), Error> {
-        let _ = (id, size);
-        Err(Error::NotImplemented("resize"))
+        self.ask(id, "resize", true, |r| Message::Resize(size, r))
+            .await
     }
 
     /// Reads a container's log.
@@ -170,8 +255,8 @@ impl Engine {
         id: ContainerId,
         options: LogsOptions,
     ) -> Result<mpsc::Receiver<LogRecord>, Error> {
-        let _ = (id, options);
-        Err(Error::NotImplemented("logs"))
+        self.ask(id, "logs", true, |r| Message::Logs(options.clone(), r))
+            .await
     }
 
     /// Lists a container's processes, as `ps` with these arguments would.
@@ -179,8 +264,8 @@ impl Engine {
     /// # Errors
     /// [`Error::NotRunning`].
     pub async fn top(&self, id: ContainerId, ps_args: &str) -> Result<ProcessList, Error> {
-        let _ = (id, ps_args);
-        Err(Error::NotImplemented("top"))
+        self.ask(id, "top", true, |r| Message::Top(ps_args.to_owned(), r))
+            .await
     }
 
     /// Prepares an exec.
@@ -188,8 +273,10 @@ impl Engine {
     /// # Errors
     /// [`Error::NotRunning`], [`Error::Paused`].
     pub async fn create_exec(&self, id: ContainerId, spec: ExecSpec) -> Result<ExecId, Error> {
-        let _ = (id, spec);
-        Err(Error::NotImplemented("exec"))
+        self.ask(id, "exec", true, |r| {
+            Message::CreateExec(Box::new(spec.clone()), r)
+        })
+        .await
     }
 
     /// Runs an exec. Its exit code is in the snapshot before the output ends.
@@ -198,8 +285,11 @@ impl Engine {
     /// [`Error::NoSuchExec`], [`Error::ExecAlreadyRan`], [`Error::NotRunning`]; detached also [`Error::Launch`]
     /// (attached, the launch error is the output's text).
     pub async fn start_exec(&self, id: ExecId, options: StartExec) -> Result<Attachment, Error> {
-        let _ = (id, options);
-        Err(Error::NotImplemented("exec"))
+        let (container, _) = self.snapshots.find_exec(&id.to_string())?;
+        self.ask(container.id, "exec", false, |r| {
+            Message::StartExec(id, options.clone(), r)
+        })
+        .await
     }
 
     /// Sets the size of an exec's terminal.
@@ -207,8 +297,11 @@ impl Engine {
     /// # Errors
     /// [`Error::NoSuchExec`].
     pub async fn resize_exec(&self, id: ExecId, size: ConsoleSize) -> Result<(), Error> {
-        let _ = (id, size);
-        Err(Error::NotImplemented("exec"))
+        let (container, _) = self.snapshots.find_exec(&id.to_string())?;
+        self.ask(container.id, "exec", true, |r| {
+            Message::ResizeExec(id, size, r)
+        })
+        .await
     }
 
     /// Subscribes to events; kept ones not before `since` come first (none: only live ones).
@@ -216,8 +309,11 @@ impl Engine {
     /// # Errors
     /// [`Error::Interrupted`].
     pub async fn events(&self, since: Option<OffsetDateTime>) -> Result<Subscription, Error> {
-        let _ = since;
-        Err(Error::NotImplemented("events"))
+        let events = &self.context("events")?.addresses().events;
+        let asked = events
+            .ask(DEADLINE, |r| crate::events::Message::Subscribe(since, r))
+            .await;
+        asked.map_err(|_| Error::Interrupted("events"))
     }
 
     /// Pulls an image. Answers when the registry has accepted (its errors come as errors here); what fails
@@ -226,8 +322,7 @@ impl Engine {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Unauthorized`], [`Error::Invalid`] (bad reference), [`Error::Failed`].
     pub async fn pull(&self, request: PullRequest) -> Result<Transfer, Error> {
-        let _ = request;
-        Err(Error::NotImplemented("pull"))
+        crate::image::pull::pull(self.context("pull")?, request).await
     }
 
     /// Loads images from an archive of `docker save` (both layouts).
@@ -235,8 +330,9 @@ impl Engine {
     /// # Errors
     /// [`Error::Invalid`] for an archive that is none.
     pub async fn load(&self, archive: Upload, quiet: bool) -> Result<Transfer, Error> {
-        let _ = (archive, quiet);
-        Err(Error::NotImplemented("load"))
+        // Loads have no bars: quiet or not, the lines are the same.
+        let _ = quiet;
+        crate::image::pull::load(self.context("load")?, archive).await
     }
 
     /// Gives an image one more name (moves it silently).
@@ -244,8 +340,12 @@ impl Engine {
     /// # Errors
     /// [`Error::NoSuchImage`], [`Error::Invalid`].
     pub async fn tag(&self, image: ImageId, reference: &str) -> Result<(), Error> {
-        let _ = (image, reference);
-        Err(Error::NotImplemented("tag"))
+        let repository = &self.context("tag")?.addresses().repository;
+        let reference = reference.to_owned();
+        let asked = repository
+            .ask(DEADLINE, |r| repository::Message::Tag(image, reference, r))
+            .await;
+        asked.map_err(|_| Error::Interrupted("tag"))?
     }
 
     /// Removes a name or an image; `wanted` is what the client wrote.
@@ -258,8 +358,18 @@ impl Engine {
         force: bool,
         noprune: bool,
     ) -> Result<Vec<Removed>, Error> {
-        let _ = (wanted, force, noprune);
-        Err(Error::NotImplemented("rmi"))
+        // Layers that no other image needs always go: there are no untagged parents to keep.
+        let _ = noprune;
+        let repository = &self.context("rmi")?.addresses().repository;
+        let wanted = wanted.to_owned();
+        let asked = repository
+            .ask(DEADLINE, |reply| repository::Message::Remove {
+                wanted,
+                force,
+                reply,
+            })
+            .await;
+        asked.map_err(|_| Error::Interrupted("rmi"))?
     }
 
     /// Makes a volume; one of that name already there is the answer.
@@ -267,8 +377,11 @@ impl Engine {
     /// # Errors
     /// [`Error::Invalid`] (bad name), vSphere's.
     pub async fn create_volume(&self, spec: VolumeSpec) -> Result<Arc<VolumeSnapshot>, Error> {
-        let _ = spec;
-        Err(Error::NotImplemented("volume create"))
+        let volumes = &self.context("volume create")?.addresses().volumes;
+        let asked = volumes
+            .ask(DEADLINE, |r| volume::Message::Create(spec, r))
+            .await;
+        asked.map_err(|_| Error::Interrupted("volume create"))?
     }
 
     /// Removes a volume. With `force` a missing one is no error.
@@ -276,7 +389,19 @@ impl Engine {
     /// # Errors
     /// [`Error::NoSuchVolume`], [`Error::Conflict`] (in use).
     pub async fn remove_volume(&self, name: &str, force: bool) -> Result<(), Error> {
-        let _ = (name, force);
-        Err(Error::NotImplemented("volume rm"))
+        let volumes = &self.context("volume rm")?.addresses().volumes;
+        let name = name.to_owned();
+        let asked = volumes
+            .ask(DEADLINE, |r| volume::Message::Remove(name, force, r))
+            .await;
+        asked.map_err(|_| Error::Interrupted("volume rm"))?
+    }
+}
+
+/// Stop and restart wait as long as the client says; the rest has a deadline.
+fn deadline(what: &str) -> Duration {
+    match what {
+        "stop" | "restart" => Duration::from_secs(365 * 24 * 3600),
+        _ => DEADLINE,
     }
 }

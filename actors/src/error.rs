@@ -156,7 +156,11 @@ pub enum Error {
 impl Error {
     /// A failure of something below us, with its whole chain of causes.
     pub fn failed(tried: impl Into<String>, source: &(dyn std::error::Error + 'static)) -> Self {
-        Self::Failed { tried: tried.into(), why: chain(source), retryable: false }
+        Self::Failed {
+            tried: tried.into(),
+            why: chain(source),
+            retryable: false,
+        }
     }
 
     /// Like [`Error::failed`], for failures that may pass.
@@ -164,12 +168,20 @@ impl Error {
         tried: impl Into<String>,
         source: &(dyn std::error::Error + 'static),
     ) -> Self {
-        Self::Failed { tried: tried.into(), why: chain(source), retryable: true }
+        Self::Failed {
+            tried: tried.into(),
+            why: chain(source),
+            retryable: true,
+        }
     }
 
     /// A failure for which there is only a text.
     pub fn internal(tried: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::Failed { tried: tried.into(), why: why.into(), retryable: false }
+        Self::Failed {
+            tried: tried.into(),
+            why: why.into(),
+            retryable: false,
+        }
     }
 
     /// The row of the persona's status table.
@@ -183,7 +195,10 @@ impl Error {
             | Self::NoSuchVolume(_)
             | Self::NotFound(_) => K::NotFound,
             Self::AmbiguousPrefix(_) | Self::Invalid(_) => K::Invalid,
-            Self::Launch { exit_code: 126 | 127, .. } => K::Invalid,
+            Self::Launch {
+                exit_code: 126 | 127,
+                ..
+            } => K::Invalid,
             Self::NotModified => K::NotModified,
             Self::NameTaken { .. }
             | Self::NotRunning(_)

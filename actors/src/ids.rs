@@ -108,8 +108,14 @@ impl ImageId {
     pub fn parse(text: &str) -> Result<Self, NotAnId> {
         let digits = text.strip_prefix("sha256:").unwrap_or(text);
         let well_formed = digits.len() == 64
-            && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        if well_formed { Ok(Self(format!("sha256:{digits}"))) } else { Err(NotAnId) }
+            && digits
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if well_formed {
+            Ok(Self(format!("sha256:{digits}")))
+        } else {
+            Err(NotAnId)
+        }
     }
 
     /// The digits without `sha256:`.
@@ -154,7 +160,10 @@ mod tests {
     #[test]
     fn an_image_id_is_the_same_with_and_without_its_algorithm() {
         let digits = "ab".repeat(32);
-        assert_eq!(ImageId::parse(&digits), ImageId::parse(&format!("sha256:{digits}")));
+        assert_eq!(
+            ImageId::parse(&digits),
+            ImageId::parse(&format!("sha256:{digits}"))
+        );
         assert!(ImageId::parse("sha256:abc").is_err());
     }
 }

@@ -1,6 +1,10 @@
 //! Images: names, tags and digests of layer chains.
 
+pub mod disk;
+pub mod layer;
+pub mod pull;
 pub mod reference;
+pub mod repository;
 
 use std::collections::BTreeMap;
 
@@ -9,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
+use crate::context::Context;
 use crate::error::Error;
 use crate::ids::ImageId;
 
@@ -42,12 +47,18 @@ pub struct ImageSnapshot {
 impl ImageSnapshot {
     /// The part that containers inherit (`Cmd`, `Env`, …); an empty object when the image has none.
     pub fn container_config(&self) -> serde_json::Value {
-        self.config.get("config").cloned().unwrap_or_else(|| serde_json::json!({}))
+        self.config
+            .get("config")
+            .cloned()
+            .unwrap_or_else(|| serde_json::json!({}))
     }
 
     /// A top-level text of the configuration: `architecture`, `os`, `author`, `variant`…
     pub fn text(&self, field: &str) -> &str {
-        self.config.get(field).and_then(serde_json::Value::as_str).unwrap_or_default()
+        self.config
+            .get(field)
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or_default()
     }
 }
 
@@ -79,7 +90,9 @@ pub struct RegistryAuth {
 
 impl std::fmt::Debug for RegistryAuth {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RegistryAuth").field("username", &self.username).finish_non_exhaustive()
+        f.debug_struct("RegistryAuth")
+            .field("username", &self.username)
+            .finish_non_exhaustive()
     }
 }
 
@@ -140,3 +153,59 @@ pub enum Removed {
 
 /// The images' index as published: by id.
 pub type Images = BTreeMap<ImageId, std::sync::Arc<ImageSnapshot>>;
+
+/// The chain ids of layers, lowest first, 64 hex digits each: what names their disks.
+pub fn chains(diff_ids: &[String]) -> Vec<String> {
+    use sha2::Digest as _;
+    let mut chain = String::new();
+    diff_ids
+        .iter()
+        .map(|diff| {
+            chain = if chain.is_empty() {
+                diff.clone()
+            } else {
+                format!(
+                    "sha256:{}",
+                    hex::encode(sha2::Sha256::digest(format!("{chain} {diff}")))
+                )
+            };
+            chain.trim_start_matches("sha256:").to_owned()
+        })
+        .collect()
+}
+
+/// The datastore path of a layer's disk.
+pub fn disk_path(context: &Context, chain: &str) -> String {
+    context
+        .settings()
+        .image_path(&format!("{chain}/layer.vmdk"))
+}
+
+/// Ends a layer's actor and deletes its disk: first the marker, so that nothing half-deleted is present.
+///
+/// # Errors
+/// vSphere's.
+pub(crate) async fn forget_layer(context: &Context, chain: &str) -> Result<(), Error> {
+    let deadline = std::time::Duration::from_secs(60);
+    let child = chain.get(..12).unwrap_or(chain).to_owned();
+    let images = &context.addresses().images;
+    let ended = images
+        .ask(deadline, |r| {
+            strategy::SupervisorMessage::RemoveChild(child, r)
+        })
+        .await;
+    ended.map_err(|why| Error::failed_for_now("end a layer's actor", &why))?;
+    context.leave_layer(chain);
+    let vsphere = context.vsphere();
+    vsphere
+        .delete_file(
+            &context
+                .settings()
+                .image_path(&format!("{chain}/layer.json")),
+        )
+        .await?;
+    vsphere.delete_disk(&disk_path(context, chain)).await?;
+    vsphere
+        .delete_file(&context.settings().image_path(chain))
+        .await
+}

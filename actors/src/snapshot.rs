@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::container::ContainerSnapshot;
+use tokio::sync::oneshot;
+
+use crate::container::{ContainerSnapshot, ExitOutcome, Phase, WaitCondition};
 use crate::error::Error;
 use crate::ids::{ContainerId, ExecId, ImageId, NetworkId};
 use crate::image::ImageSnapshot;
@@ -33,6 +35,34 @@ struct Containers {
     by_id: BTreeMap<ContainerId, Arc<ContainerSnapshot>>,
     names: BTreeMap<String, ContainerId>,
     execs: BTreeMap<ExecId, ContainerId>,
+    waiters: BTreeMap<ContainerId, Vec<Waiter>>,
+}
+
+/// Somebody who waits for a container. On the shelf and not in the actor, so that no restart loses it.
+#[derive(Debug)]
+struct Waiter {
+    condition: WaitCondition,
+    exits: u64,
+    sender: oneshot::Sender<ExitOutcome>,
+}
+
+impl Waiter {
+    fn is_met(&self, now: &ContainerSnapshot) -> bool {
+        match self.condition {
+            WaitCondition::NotRunning => {
+                !now.is_running() && now.phase != Phase::Starting || now.exits > self.exits
+            }
+            WaitCondition::NextExit => now.exits > self.exits,
+            WaitCondition::Removed => false,
+        }
+    }
+}
+
+fn outcome(status_code: i64) -> ExitOutcome {
+    ExitOutcome {
+        status_code,
+        error: None,
+    }
 }
 
 fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
@@ -46,7 +76,11 @@ fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
 impl Snapshots {
     /// All containers, newest first.
     pub fn containers(&self) -> Vec<Arc<ContainerSnapshot>> {
-        let mut all: Vec<_> = read(&self.inner.containers).by_id.values().cloned().collect();
+        let mut all: Vec<_> = read(&self.inner.containers)
+            .by_id
+            .values()
+            .cloned()
+            .collect();
         all.sort_by(|a, b| b.created.cmp(&a.created).then(b.id.cmp(&a.id)));
         all
     }
@@ -73,7 +107,10 @@ impl Snapshots {
         if wanted.is_empty() || !wanted.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(missing());
         }
-        let mut found = shelf.by_id.values().filter(|c| c.id.to_string().starts_with(wanted));
+        let mut found = shelf
+            .by_id
+            .values()
+            .filter(|c| c.id.to_string().starts_with(wanted));
         let first = found.next().cloned().ok_or_else(missing)?;
         match found.next() {
             Some(_) => Err(Error::AmbiguousPrefix(wanted.to_owned())),
@@ -92,7 +129,11 @@ impl Snapshots {
         let missing = || Error::NoSuchExec(id.to_owned());
         let exec = ExecId::from_str(id).map_err(|_| missing())?;
         let shelf = read(&self.inner.containers);
-        let container = shelf.execs.get(&exec).and_then(|c| shelf.by_id.get(c)).ok_or_else(missing)?;
+        let container = shelf
+            .execs
+            .get(&exec)
+            .and_then(|c| shelf.by_id.get(c))
+            .ok_or_else(missing)?;
         let found = container.execs.get(&exec).cloned().ok_or_else(missing)?;
         Ok((container.clone(), found))
     }
@@ -120,12 +161,21 @@ impl Snapshots {
     /// # Errors
     /// [`Error::NoSuchNetwork`]; [`Error::Invalid`] when a prefix fits several.
     pub fn find_network(&self, wanted: &str) -> Result<Arc<NetworkSnapshot>, Error> {
-        let name = if wanted == "default" { "bridge" } else { wanted };
+        let name = if wanted == "default" {
+            "bridge"
+        } else {
+            wanted
+        };
         let all = self.networks();
-        if let Some(found) = all.iter().find(|n| n.id.to_string() == name || n.name == name) {
+        if let Some(found) = all
+            .iter()
+            .find(|n| n.id.to_string() == name || n.name == name)
+        {
             return Ok(found.clone());
         }
-        let mut found = all.iter().filter(|n| !name.is_empty() && n.id.to_string().starts_with(name));
+        let mut found = all
+            .iter()
+            .filter(|n| !name.is_empty() && n.id.to_string().starts_with(name));
         match (found.next(), found.next()) {
             (Some(one), None) => Ok(one.clone()),
             (Some(_), Some(_)) => Err(Error::Invalid(format!("network {wanted} is ambiguous"))),
@@ -159,9 +209,50 @@ impl Snapshots {
             .collect()
     }
 
-    /// Publishes a container; an older revision of a newer one is ignored.
-    pub(crate) fn put_container(&self, snapshot: Arc<ContainerSnapshot>) {
+    /// Registers a waiter; no exit after this call is missed, whatever happens to the container's actor.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`].
+    pub fn wait(
+        &self,
+        id: &ContainerId,
+        condition: WaitCondition,
+    ) -> Result<oneshot::Receiver<ExitOutcome>, Error> {
         let shelf = &mut *write(&self.inner.containers);
+        let now = shelf
+            .by_id
+            .get(id)
+            .ok_or_else(|| Error::NoSuchContainer(id.to_string()))?;
+        let (sender, receiver) = oneshot::channel();
+        let waiter = Waiter {
+            condition,
+            exits: now.exits,
+            sender,
+        };
+        if waiter.is_met(now) {
+            // The receiver is in our hands.
+            let _ = waiter.sender.send(outcome(now.exit_code));
+        } else {
+            let waiting = shelf.waiters.entry(*id).or_default();
+            waiting.retain(|w| !w.sender.is_closed());
+            waiting.push(waiter);
+        }
+        Ok(receiver)
+    }
+
+    /// Publishes a container, and wakes those who waited for this.
+    pub fn put_container(&self, snapshot: Arc<ContainerSnapshot>) {
+        let shelf = &mut *write(&self.inner.containers);
+        if let Some(waiting) = shelf.waiters.get_mut(&snapshot.id) {
+            for waiter in std::mem::take(waiting) {
+                if waiter.is_met(&snapshot) {
+                    // The waiter may have left.
+                    let _ = waiter.sender.send(outcome(snapshot.exit_code));
+                } else {
+                    waiting.push(waiter);
+                }
+            }
+        }
         let old = shelf.by_id.insert(snapshot.id, snapshot.clone());
         if let Some(old) = old {
             if old.name != snapshot.name && shelf.names.get(&old.name) == Some(&old.id) {
@@ -177,9 +268,13 @@ impl Snapshots {
         }
     }
 
-    /// Takes a container off the shelf: it is gone, its name is free.
-    pub(crate) fn remove_container(&self, id: &ContainerId) {
+    /// Takes a container off the shelf: it is gone, its name is free, whoever waited for it is told.
+    pub fn remove_container(&self, id: &ContainerId, exit_code: i64) {
         let shelf = &mut *write(&self.inner.containers);
+        for waiter in shelf.waiters.remove(id).unwrap_or_default() {
+            // The waiter may have left.
+            let _ = waiter.sender.send(outcome(exit_code));
+        }
         if let Some(old) = shelf.by_id.remove(id) {
             shelf.execs.retain(|_, c| c != id);
             if shelf.names.get(&old.name) == Some(id) {
@@ -195,9 +290,10 @@ impl Snapshots {
     pub(crate) fn reserve_name(&self, name: &str, id: ContainerId) -> Result<(), Error> {
         let shelf = &mut *write(&self.inner.containers);
         match shelf.names.get(name) {
-            Some(holder) if *holder != id => {
-                Err(Error::NameTaken { name: name.to_owned(), holder: *holder })
-            }
+            Some(holder) if *holder != id => Err(Error::NameTaken {
+                name: name.to_owned(),
+                holder: *holder,
+            }),
             _ => {
                 shelf.names.insert(name.to_owned(), id);
                 Ok(())
@@ -215,22 +311,44 @@ impl Snapshots {
     }
 
     /// Publishes all images at once.
-    pub(crate) fn set_images(&self, images: BTreeMap<ImageId, Arc<ImageSnapshot>>) {
+    pub fn set_images(&self, images: BTreeMap<ImageId, Arc<ImageSnapshot>>) {
         *write(&self.inner.images) = Arc::new(images);
     }
 
     /// Publishes a network.
-    pub(crate) fn put_network(&self, snapshot: NetworkSnapshot) {
+    pub fn put_network(&self, snapshot: NetworkSnapshot) {
         write(&self.inner.networks).insert(snapshot.id, Arc::new(snapshot));
     }
 
+    /// Shows, or no longer shows, a container in its network.
+    pub(crate) fn set_endpoint(
+        &self,
+        network: NetworkId,
+        container: ContainerId,
+        place: Option<crate::network::Endpoint>,
+    ) {
+        let networks = &mut *write(&self.inner.networks);
+        let Some(old) = networks.get_mut(&network) else {
+            return;
+        };
+        if old.endpoints.get(&container) == place.as_ref() {
+            return;
+        }
+        let mut changed = (**old).clone();
+        match place {
+            Some(place) => changed.endpoints.insert(container, place),
+            None => changed.endpoints.remove(&container),
+        };
+        *old = Arc::new(changed);
+    }
+
     /// Publishes a volume.
-    pub(crate) fn put_volume(&self, snapshot: Arc<VolumeSnapshot>) {
+    pub fn put_volume(&self, snapshot: Arc<VolumeSnapshot>) {
         write(&self.inner.volumes).insert(snapshot.name.clone(), snapshot);
     }
 
     /// Takes a volume off the shelf.
-    pub(crate) fn remove_volume(&self, name: &str) {
+    pub fn remove_volume(&self, name: &str) {
         write(&self.inner.volumes).remove(name);
     }
 }

@@ -1,9 +1,18 @@
 //! Volumes: disks of their own on the default volume store.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use tokio::task::JoinSet;
+
+use crate::appliance;
+use crate::context::Context;
+use crate::error::Error;
+use crate::events::{self, EventKind};
+use crate::ids::ContainerId;
 
 /// A volume at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,4 +47,296 @@ pub struct VolumeSpec {
     pub labels: BTreeMap<String, String>,
     /// Driver options.
     pub options: BTreeMap<String, String>,
+}
+
+/// Size of a volume's disk.
+const CAPACITY: u64 = 1 << 30;
+
+/// What the volumes' actor can be asked.
+#[derive(Debug)]
+pub enum Message {
+    /// Makes a volume, or gives the one of that name.
+    Create(VolumeSpec, RpcReplyPort<Result<Arc<VolumeSnapshot>, Error>>),
+    /// Removes a volume that no container has.
+    Remove(String, bool, RpcReplyPort<Result<(), Error>>),
+    /// Removes an anonymous volume of a container that is gone, unless another has it.
+    RemoveAnonymous(String, ContainerId),
+    /// Internal: a piece of work ended.
+    #[doc(hidden)]
+    Done(Done),
+}
+
+/// How a piece of work ended.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Done {
+    /// A volume's disk is there, or not.
+    Created(Box<VolumeSnapshot>, Result<(), Error>),
+    /// A volume's disk is gone, or not.
+    Removed(String, Result<(), Error>),
+}
+
+/// The volumes' actor: one document for all of them, one piece of work at a time per volume. What a crash loses:
+/// nothing that was answered; a disk that was being made is made again or overwritten.
+#[derive(Debug)]
+pub struct Volumes;
+
+type Waiting<T> = Vec<RpcReplyPort<Result<T, Error>>>;
+
+/// The running actor.
+#[derive(Debug)]
+pub struct State {
+    context: Context,
+    known: BTreeMap<String, Arc<VolumeSnapshot>>,
+    creating: BTreeMap<String, Waiting<Arc<VolumeSnapshot>>>,
+    removing: BTreeMap<String, Waiting<()>>,
+    tasks: JoinSet<()>,
+}
+
+/// The document on the datastore.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Document {
+    generation: u64,
+    volumes: Vec<VolumeSnapshot>,
+}
+
+impl Actor for Volumes {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Context;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<Message>,
+        context: Context,
+    ) -> Result<State, ActorProcessingErr> {
+        let path = context.settings().state_path("volumes.json");
+        let document: Document = context.vsphere().read_document(&path).await?;
+        let mut known = BTreeMap::new();
+        for volume in document.volumes {
+            let volume = Arc::new(volume);
+            context.snapshots().put_volume(volume.clone());
+            known.insert(volume.name.clone(), volume);
+        }
+        Ok(State {
+            context,
+            known,
+            creating: BTreeMap::new(),
+            removing: BTreeMap::new(),
+            tasks: JoinSet::new(),
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        while state.tasks.try_join_next().is_some() {}
+        match message {
+            Message::Create(spec, reply) => state.create(&myself, spec, reply),
+            Message::Remove(name, force, reply) => state.remove(&myself, name, force, reply),
+            Message::RemoveAnonymous(name, owner) => {
+                let users = state.context.snapshots().users_of_volume(&name);
+                if users.iter().all(|u| *u == owner) {
+                    state.delete(&myself, &name, vec![]);
+                }
+            }
+            Message::Done(Done::Created(volume, result)) => state.created(*volume, result).await,
+            Message::Done(Done::Removed(name, result)) => state.removed(&name, result).await,
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn create(
+        &mut self,
+        myself: &ActorRef<Message>,
+        spec: VolumeSpec,
+        reply: RpcReplyPort<Result<Arc<VolumeSnapshot>, Error>>,
+    ) {
+        let anonymous = spec.name.is_none();
+        let name = spec
+            .name
+            .unwrap_or_else(|| ContainerId::random().to_string());
+        let driver = if spec.driver.is_empty() {
+            "local".to_owned()
+        } else {
+            spec.driver
+        };
+        let answer = match (self.known.get(&name), &self.context.settings().volume_store) {
+            (Some(old), _) if old.driver != driver => Some(Err(Error::Conflict(format!(
+                "create {name}: conflict: volume name must be unique"
+            )))),
+            (Some(old), _) => Some(Ok(old.clone())),
+            (None, _) if !is_name(&name) => Some(Err(Error::Invalid(bad_name(&name)))),
+            (None, None) => {
+                let why = "this host has no default volume store";
+                Some(Err(Error::Invalid(format!("create {name}: {why}"))))
+            }
+            (None, Some(_)) => None,
+        };
+        if let Some(answer) = answer {
+            let _ = reply.send(answer);
+            return;
+        }
+        let waiting = self.creating.entry(name.clone()).or_default();
+        waiting.push(reply);
+        if waiting.len() > 1 {
+            return;
+        }
+        let (datastore, folder) = self
+            .context
+            .settings()
+            .volume_store
+            .clone()
+            .unwrap_or_default();
+        let volume = Box::new(VolumeSnapshot {
+            path: format!("[{datastore}] {folder}/{name}/{name}.vmdk"),
+            name,
+            driver,
+            labels: spec.labels,
+            options: spec.options,
+            created: OffsetDateTime::now_utc(),
+            anonymous,
+            capacity: CAPACITY,
+        });
+        let (context, me) = (self.context.clone(), myself.clone());
+        self.tasks.spawn(async move {
+            let result = make_disk(&context, &volume).await;
+            let _ = me.send_message(Message::Done(Done::Created(volume, result)));
+        });
+    }
+
+    async fn created(&mut self, volume: VolumeSnapshot, result: Result<(), Error>) {
+        let name = volume.name.clone();
+        let volume = Arc::new(volume);
+        let mut answer = result.map(|()| volume.clone());
+        if answer.is_ok() {
+            self.known.insert(name.clone(), volume.clone());
+            if let Err(why) = self.save().await {
+                self.known.remove(&name);
+                answer = Err(why);
+            }
+        }
+        if answer.is_ok() {
+            self.context.snapshots().put_volume(volume.clone());
+            self.emit("create", &volume);
+        }
+        for reply in self.creating.remove(&name).unwrap_or_default() {
+            let _ = reply.send(answer.clone());
+        }
+    }
+
+    fn remove(
+        &mut self,
+        myself: &ActorRef<Message>,
+        name: String,
+        force: bool,
+        reply: RpcReplyPort<Result<(), Error>>,
+    ) {
+        if !self.known.contains_key(&name) {
+            let _ = reply.send(if force {
+                Ok(())
+            } else {
+                Err(Error::NoSuchVolume(name))
+            });
+            return;
+        }
+        let users = self.context.snapshots().users_of_volume(&name);
+        if users.is_empty() {
+            self.delete(myself, &name, vec![reply]);
+            return;
+        }
+        let users: Vec<_> = users.iter().map(ToString::to_string).collect();
+        let text = format!("remove {name}: volume is in use - [{}]", users.join(", "));
+        let _ = reply.send(Err(Error::Conflict(text)));
+    }
+
+    fn delete(&mut self, myself: &ActorRef<Message>, name: &str, replies: Waiting<()>) {
+        let Some(volume) = self.known.get(name).cloned() else {
+            return;
+        };
+        let waiting = self.removing.entry(name.to_owned()).or_default();
+        let first = waiting.is_empty();
+        waiting.extend(replies);
+        if !first {
+            return;
+        }
+        let (context, me, name) = (self.context.clone(), myself.clone(), name.to_owned());
+        self.tasks.spawn(async move {
+            let mut result = context.vsphere().delete_disk(&volume.path).await;
+            if result.is_ok()
+                && let Some((folder, _)) = volume.path.rsplit_once('/')
+            {
+                result = context.vsphere().delete_file(folder).await;
+            }
+            let _ = me.send_message(Message::Done(Done::Removed(name, result)));
+        });
+    }
+
+    async fn removed(&mut self, name: &str, result: Result<(), Error>) {
+        let mut answer = result;
+        if answer.is_ok()
+            && let Some(volume) = self.known.remove(name)
+        {
+            answer = self.save().await;
+            self.context.snapshots().remove_volume(name);
+            self.emit("destroy", &volume);
+        }
+        for reply in self.removing.remove(name).unwrap_or_default() {
+            let _ = reply.send(answer.clone());
+        }
+    }
+
+    async fn save(&self) -> Result<(), Error> {
+        let path = self.context.settings().state_path("volumes.json");
+        let volumes = self.known.values().map(|v| (**v).clone()).collect();
+        let document = Document {
+            generation: 0,
+            volumes,
+        };
+        self.context
+            .vsphere()
+            .write_document(&path, &document)
+            .await
+    }
+
+    fn emit(&self, action: &str, volume: &VolumeSnapshot) {
+        self.context.emit(events::Event {
+            kind: EventKind::Volume,
+            action: action.to_owned(),
+            id: volume.name.clone(),
+            attributes: BTreeMap::from([("driver".to_owned(), volume.driver.clone())]),
+            time: OffsetDateTime::now_utc(),
+        });
+    }
+}
+
+/// Copies the blank disk of this size, which is made at its first use.
+async fn make_disk(context: &Context, volume: &VolumeSnapshot) -> Result<(), Error> {
+    let blank = appliance::blank_disk(context, volume.capacity).await?;
+    if let Some((folder, _)) = volume.path.rsplit_once('/') {
+        context.vsphere().make_directory(folder).await?;
+    }
+    context.vsphere().copy_disk(&blank, &volume.path).await
+}
+
+fn is_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    name.len() > 1
+        && bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+}
+
+fn bad_name(name: &str) -> String {
+    if name.len() < 2 {
+        return "volume name is too short, names should be at least two alphanumeric characters"
+            .into();
+    }
+    format!(
+        "create {name}: \"{name}\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
+    )
 }

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use ractor::RpcReplyPort;
 use time::OffsetDateTime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::snapshot::ExecSpec;
 use crate::error::Error;
@@ -36,8 +36,6 @@ pub enum Message {
     Rename(String, Reply<()>),
     /// Destroys the VM with its disk and log. Answers when vSphere has.
     Remove(RemoveOptions, Reply<()>),
-    /// Registers a waiter; answers at once with the place where the outcome will appear.
-    Wait(WaitCondition, Reply<oneshot::Receiver<ExitOutcome>>),
     /// Connects a client to the process's stdio; for a container that does not run yet, output comes from its
     /// first byte on.
     Attach(AttachOptions, Reply<Attachment>),
@@ -55,7 +53,7 @@ pub enum Message {
     ResizeExec(ExecId, ConsoleSize, Reply<()>),
     /// Internal: what arrived from vSphere, the guest or a task.
     #[doc(hidden)]
-    Event(Box<super::event::Event>),
+    Event(Box<super::actor::Input>),
 }
 
 /// How a container is stopped.
@@ -70,6 +68,38 @@ pub struct StopOptions {
 /// A signal by its Linux number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Signal(pub i32);
+
+impl Signal {
+    /// Reads a signal's name, with or without `SIG`, or its number.
+    pub fn parse(text: &str) -> Option<Self> {
+        const NAMES: [&str; 31] = [
+            "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV",
+            "USR2", "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN",
+            "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+        ];
+        if let Ok(number) = text.parse::<i32>() {
+            return (1..=64).contains(&number).then_some(Self(number));
+        }
+        let upper = text.to_ascii_uppercase();
+        let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+        let from_end = |base: i32, rest: &str, sign: i32| match rest {
+            "" => Some(base),
+            _ => rest[1..]
+                .parse::<i32>()
+                .ok()
+                .filter(|n| (0..=30).contains(n))
+                .map(|n| base + sign * n),
+        };
+        if let Some(rest) = name.strip_prefix("RTMIN") {
+            return from_end(34, rest, 1).map(Self);
+        }
+        if let Some(rest) = name.strip_prefix("RTMAX") {
+            return from_end(64, rest, -1).map(Self);
+        }
+        let at = NAMES.iter().position(|n| *n == name)?;
+        i32::try_from(at + 1).ok().map(Self)
+    }
+}
 
 /// How a container is removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

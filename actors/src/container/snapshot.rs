@@ -24,10 +24,14 @@ pub struct ContainerSnapshot {
     pub phase: Phase,
     /// A removal is under way (independent of `phase`, which it was before).
     pub removing: bool,
+    /// The removal takes the anonymous volumes along.
+    pub removing_volumes: bool,
     /// A removal failed half-way.
     pub dead: bool,
     /// Exit code of the last run (or 126, 127, 128 of a failed start).
     pub exit_code: i64,
+    /// Runs that ended, failed starts included; only grows.
+    pub exits: u64,
     /// Why the last start or run failed; empty if it did not.
     pub error: String,
     /// The guest's kernel killed it for memory.

@@ -137,11 +137,54 @@ impl State {
                 state.error = error.clone();
             }
         }
-        if state.phase != Phase::Starting {
+        if vm.power == Power::Off {
             state.stale_key.clone_from(&vm.boot_key);
         }
         state.vm = vm;
         state
+    }
+
+    /// Takes over what only the last snapshot knows, after a restart of the actor.
+    pub fn continue_from(&mut self, last: &super::snapshot::ContainerSnapshot) {
+        self.exits = last.exits;
+        let over = matches!(self.phase, Phase::Created | Phase::Exited);
+        if over
+            && matches!(
+                last.phase,
+                Phase::Running | Phase::Paused | Phase::Stopping | Phase::Starting
+            )
+        {
+            // The run that ended while nobody looked.
+            self.exits += 1;
+        }
+        if self.phase == Phase::Running && last.phase == Phase::Paused {
+            self.phase = Phase::Paused;
+        }
+        if self.phase == Phase::Created && last.phase == Phase::Exited {
+            self.phase = Phase::Exited;
+            self.finished_at = last.finished_at;
+        }
+        if last.removing {
+            self.removing = Some(RemoveOptions {
+                force: true,
+                volumes: last.removing_volumes,
+                ..RemoveOptions::default()
+            });
+        }
+    }
+
+    /// What is to be done first after a recovery.
+    pub fn resume(&mut self) -> Vec<Effect> {
+        let mut out = Vec::new();
+        let off = matches!(self.phase, Phase::Created | Phase::Exited);
+        if self.removing.is_some() && off {
+            out.push(Effect::Do(Work::Destroy));
+        } else if self.removing.is_some() {
+            self.hard_off(&mut out);
+        } else if self.auto_remove && self.phase == Phase::Exited {
+            self.remove_now(&mut out);
+        }
+        out
     }
 
     /// Takes an event and gives what is to be done, in order. `now` is for events that carry no time.
@@ -149,7 +192,12 @@ impl State {
         let mut out = Vec::new();
         match event {
             Event::Start(ticket) => self.start(ticket, &mut out),
-            Event::Stop { ticket, signal, timeout, restart } => {
+            Event::Stop {
+                ticket,
+                signal,
+                timeout,
+                restart,
+            } => {
                 self.stop(ticket, signal, timeout, restart, &mut out);
             }
             Event::Kill { ticket, signal } => self.kill(ticket, signal, &mut out),
@@ -202,7 +250,12 @@ impl State {
                 out.push(Effect::Answer(ticket, Err(Error::NotModified)));
             }
             Phase::Starting | Phase::Running | Phase::Paused | Phase::Stopping => {
-                if restart { &mut self.restarts } else { &mut self.stops }.push(ticket);
+                if restart {
+                    &mut self.restarts
+                } else {
+                    &mut self.stops
+                }
+                .push(ticket);
                 if self.phase == Phase::Paused {
                     // A frozen process takes no signal: thaw first, the signal waits in it.
                     out.push(Effect::Do(Work::Freeze(false)));
@@ -265,7 +318,11 @@ impl State {
         }
         self.pauses.push(ticket);
         let resume = self.vm.power == Power::Suspended;
-        out.push(Effect::Do(if resume { Work::PowerOn } else { Work::Freeze(pause) }));
+        out.push(Effect::Do(if resume {
+            Work::PowerOn
+        } else {
+            Work::Freeze(pause)
+        }));
     }
 
     fn remove(&mut self, ticket: Ticket, options: RemoveOptions, out: &mut Vec<Effect>) {
@@ -380,7 +437,9 @@ impl State {
         match self.phase {
             Phase::Created | Phase::Exited => {}
             // The PowerOn that we asked for has not happened yet.
-            Phase::Starting if before.power == Power::Off && self.asked_to_power_on && !self.fresh() => {
+            Phase::Starting
+                if before.power == Power::Off && self.asked_to_power_on && !self.fresh() =>
+            {
                 return;
             }
             Phase::Starting => self.start_ended(now, out),
@@ -398,7 +457,8 @@ impl State {
     /// The VM went off while it was starting: it ran and ended between two looks, or it never ran.
     fn start_ended(&mut self, now: OffsetDateTime, out: &mut Vec<Effect>) {
         self.asked_to_power_on = false;
-        let ran = self.fresh() && matches!(self.vm.process, Process::Exited { .. } | Process::Running);
+        let ran =
+            self.fresh() && matches!(self.vm.process, Process::Exited { .. } | Process::Running);
         if ran {
             self.phase = Phase::Running;
             self.booted(now, out);
@@ -407,14 +467,28 @@ impl State {
         }
         let (error, code) = match &self.vm.process {
             Process::Failed { error, code } if self.fresh() => (error.clone(), *code),
-            _ => ("the virtual machine stopped before the process was started".to_owned(), 128),
+            _ => (
+                "the virtual machine stopped before the process was started".to_owned(),
+                128,
+            ),
         };
-        self.start_failed(Error::Launch { text: error, exit_code: code }, code, out);
+        self.start_failed(
+            Error::Launch {
+                text: error,
+                exit_code: code,
+            },
+            code,
+            out,
+        );
     }
 
     fn start_failed(&mut self, why: Error, code: i64, out: &mut Vec<Effect>) {
         let ran_before = self.finished_at.is_some();
-        self.phase = if ran_before { Phase::Exited } else { Phase::Created };
+        self.phase = if ran_before {
+            Phase::Exited
+        } else {
+            Phase::Created
+        };
         self.asked_to_power_on = false;
         self.exit_code = code;
         self.error = why.to_string();
@@ -452,7 +526,10 @@ impl State {
         };
         out.push(Effect::Emit(
             "die",
-            vec![("exitCode", code.to_string()), ("execDuration", ran.to_string())],
+            vec![
+                ("exitCode", code.to_string()),
+                ("execDuration", ran.to_string()),
+            ],
         ));
         out.push(Effect::RunEnded);
     }
@@ -477,7 +554,10 @@ impl State {
 
     fn remove_now(&mut self, out: &mut Vec<Effect>) {
         if self.removing.is_none() {
-            self.removing = Some(RemoveOptions { volumes: true, ..RemoveOptions::default() });
+            self.removing = Some(RemoveOptions {
+                volumes: true,
+                ..RemoveOptions::default()
+            });
             out.push(Effect::Do(Work::Destroy));
         }
     }
@@ -527,7 +607,10 @@ impl State {
             }
             (Work::PowerOff, Ok(())) => {
                 // The task's end may be seen before the property's change.
-                let off = VmView { power: Power::Off, ..self.vm.clone() };
+                let off = VmView {
+                    power: Power::Off,
+                    ..self.vm.clone()
+                };
                 if self.vm.power != Power::Off {
                     self.vm_changed(off, now, out);
                 }

@@ -20,7 +20,11 @@ fn on(key: &str, process: Process) -> Event {
 }
 
 fn off(key: &str, process: Process) -> Event {
-    Event::VmChanged(VmView { boot_key: key.to_owned(), process, ..VmView::default() })
+    Event::VmChanged(VmView {
+        boot_key: key.to_owned(),
+        process,
+        ..VmView::default()
+    })
 }
 
 fn answers(effects: &[Effect]) -> Vec<(u64, bool)> {
@@ -43,7 +47,10 @@ fn run(state: &mut State, key: &str) {
 #[test]
 fn a_start_is_one_power_on_and_answers_when_the_process_runs() {
     let mut s = machine();
-    assert_eq!(s.step(Event::Start(Ticket(1)), NOW), [Effect::Do(Work::PowerOn)]);
+    assert_eq!(
+        s.step(Event::Start(Ticket(1)), NOW),
+        [Effect::Do(Work::PowerOn)]
+    );
     assert!(s.step(on("", Process::Pending), NOW).is_empty());
     assert!(s.step(Event::Done(Work::PowerOn, Ok(())), NOW).is_empty());
     let effects = s.step(on("k1", Process::Running), NOW);
@@ -69,7 +76,10 @@ fn what_an_earlier_boot_wrote_does_not_answer_a_start() {
     s.step(Event::Start(Ticket(5)), NOW);
     assert!(answers(&s.step(on("k1", Process::Exited { code: 3 }), NOW)).is_empty());
     assert_eq!(s.phase, Phase::Starting);
-    assert_eq!(answers(&s.step(on("k2", Process::Running), NOW)), [(5, true)]);
+    assert_eq!(
+        answers(&s.step(on("k2", Process::Running), NOW)),
+        [(5, true)]
+    );
 }
 
 #[test]
@@ -79,8 +89,16 @@ fn a_run_that_is_over_before_anybody_looked_counts_whole() {
     s.step(on("", Process::Pending), NOW);
     let effects = s.step(off("k1", Process::Exited { code: 7 }), NOW);
     assert_eq!(answers(&effects), [(1, true)]);
-    let words: Vec<_> =
-        effects.iter().filter_map(|e| if let Effect::Emit(w, _) = e { Some(*w) } else { None }).collect();
+    let words: Vec<_> = effects
+        .iter()
+        .filter_map(|e| {
+            if let Effect::Emit(w, _) = e {
+                Some(*w)
+            } else {
+                None
+            }
+        })
+        .collect();
     assert_eq!(words, ["start", "die"]);
     assert_eq!((s.phase, s.exit_code, s.exits), (Phase::Exited, 7, 1));
 }
@@ -89,12 +107,18 @@ fn a_run_that_is_over_before_anybody_looked_counts_whole() {
 fn a_launch_error_leaves_a_created_container_and_answers_when_the_vm_is_off() {
     let mut s = machine();
     s.step(Event::Start(Ticket(1)), NOW);
-    let failed = Process::Failed { error: "no".into(), code: 127 };
+    let failed = Process::Failed {
+        error: "no".into(),
+        code: 127,
+    };
     let effects = s.step(on("k1", failed.clone()), NOW);
     assert_eq!(effects, [Effect::Do(Work::PowerOff)]);
     let effects = s.step(off("k1", failed), NOW);
     assert_eq!(answers(&effects), [(1, false)]);
-    assert_eq!((s.phase, s.exit_code, s.error.as_str(), s.exits), (Phase::Created, 127, "no", 1));
+    assert_eq!(
+        (s.phase, s.exit_code, s.error.as_str(), s.exits),
+        (Phase::Created, 127, "no", 1)
+    );
 }
 
 #[test]
@@ -103,7 +127,10 @@ fn an_auto_remove_container_is_destroyed_at_its_exit_and_after_a_failed_start() 
     run(&mut s, "k1");
     let effects = s.step(off("k1", Process::Exited { code: 0 }), NOW);
     assert!(effects.contains(&Effect::Do(Work::Destroy)));
-    assert!(s.step(Event::Done(Work::Destroy, Ok(())), NOW).contains(&Effect::Gone));
+    assert!(
+        s.step(Event::Done(Work::Destroy, Ok(())), NOW)
+            .contains(&Effect::Gone)
+    );
 
     let mut s = State::created(ContainerId::of_name("x"), true);
     s.step(Event::Start(Ticket(1)), NOW);
@@ -116,11 +143,19 @@ fn an_auto_remove_container_is_destroyed_at_its_exit_and_after_a_failed_start() 
 fn a_stop_signals_then_powers_off_and_answers_when_it_is_off() {
     let mut s = machine();
     run(&mut s, "k1");
-    let stop = Event::Stop { ticket: Ticket(2), signal: Signal(15), timeout: Some(10), restart: false };
+    let stop = Event::Stop {
+        ticket: Ticket(2),
+        signal: Signal(15),
+        timeout: Some(10),
+        restart: false,
+    };
     let effects = s.step(stop, NOW);
     assert!(effects.contains(&Effect::Signal(Signal(15))));
     assert!(effects.contains(&Effect::Deadline(10)));
-    assert_eq!(s.step(Event::StopDeadline, NOW), [Effect::Do(Work::PowerOff)]);
+    assert_eq!(
+        s.step(Event::StopDeadline, NOW),
+        [Effect::Do(Work::PowerOff)]
+    );
     let effects = s.step(Event::Done(Work::PowerOff, Ok(())), NOW);
     assert_eq!(answers(&effects), [(2, true)]);
     assert_eq!((s.phase, s.exit_code), (Phase::Exited, LOST));
@@ -130,12 +165,20 @@ fn a_stop_signals_then_powers_off_and_answers_when_it_is_off() {
 fn a_restart_stops_and_starts_again() {
     let mut s = machine();
     run(&mut s, "k1");
-    let stop = Event::Stop { ticket: Ticket(2), signal: Signal(15), timeout: None, restart: true };
+    let stop = Event::Stop {
+        ticket: Ticket(2),
+        signal: Signal(15),
+        timeout: None,
+        restart: true,
+    };
     s.step(stop, NOW);
     let effects = s.step(off("k1", Process::Exited { code: 143 }), NOW);
     assert!(effects.contains(&Effect::Do(Work::PowerOn)));
     assert!(answers(&effects).is_empty());
-    assert_eq!(answers(&s.step(on("k2", Process::Running), NOW)), [(2, true)]);
+    assert_eq!(
+        answers(&s.step(on("k2", Process::Running), NOW)),
+        [(2, true)]
+    );
 }
 
 #[test]
@@ -149,13 +192,21 @@ fn what_an_admin_does_ends_in_the_same_states() {
     s.step(on("k2", Process::Running), NOW);
     assert_eq!(s.phase, Phase::Running);
     s.step(on("k3", Process::Running), NOW);
-    assert_eq!((s.phase, s.exits), (Phase::Running, 2), "a reboot is an exit and a start");
+    assert_eq!(
+        (s.phase, s.exits),
+        (Phase::Running, 2),
+        "a reboot is an exit and a start"
+    );
     assert!(s.step(Event::VmGone, NOW).contains(&Effect::Gone));
 }
 
 #[test]
 fn a_container_found_off_without_a_status_exited_with_255() {
-    let vm = VmView { process: Process::Running, boot_key: "k".into(), ..VmView::default() };
+    let vm = VmView {
+        process: Process::Running,
+        boot_key: "k".into(),
+        ..VmView::default()
+    };
     let s = State::recovered(ContainerId::of_name("x"), false, vm);
     assert_eq!((s.phase, s.exit_code), (Phase::Exited, FOUND_OFF));
 }
@@ -165,7 +216,10 @@ fn any_process() -> impl proptest::strategy::Strategy<Value = Process> {
         Just(Process::Pending),
         Just(Process::Running),
         Just(Process::Exited { code: 1 }),
-        Just(Process::Failed { error: "e".into(), code: 127 }),
+        Just(Process::Failed {
+            error: "e".into(),
+            code: 127
+        }),
     ]
 }
 
@@ -178,11 +232,20 @@ fn any_event() -> impl proptest::strategy::Strategy<Value = Event> {
             timeout: Some(1),
             restart
         }),
-        Just(Event::Kill { ticket: Ticket(0), signal: SIGKILL }),
-        any::<bool>().prop_map(|pause| Event::Pause { ticket: Ticket(0), pause }),
+        Just(Event::Kill {
+            ticket: Ticket(0),
+            signal: SIGKILL
+        }),
+        any::<bool>().prop_map(|pause| Event::Pause {
+            ticket: Ticket(0),
+            pause
+        }),
         any::<bool>().prop_map(|force| Event::Remove {
             ticket: Ticket(0),
-            options: RemoveOptions { force, ..RemoveOptions::default() }
+            options: RemoveOptions {
+                force,
+                ..RemoveOptions::default()
+            }
         }),
         (0u8..4, any_process()).prop_map(|(k, p)| on(&format!("k{k}"), p)),
         (0u8..4, any_process()).prop_map(|(k, p)| off(&format!("k{k}"), p)),

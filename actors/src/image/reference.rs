@@ -12,18 +12,30 @@ use crate::ids::ImageId;
 pub fn familiar(wanted: &str) -> String {
     let bare = strip_default(wanted);
     let has_digest = bare.contains('@');
-    if has_digest || has_tag(bare) { bare.to_owned() } else { format!("{bare}:latest") }
+    if has_digest || has_tag(bare) {
+        bare.to_owned()
+    } else {
+        format!("{bare}:latest")
+    }
 }
 
 /// The familiar name without tag and digest.
 pub fn familiar_name(wanted: &str) -> &str {
     let bare = strip_default(wanted);
     let bare = bare.split_once('@').map_or(bare, |(name, _)| name);
-    if has_tag(bare) { bare.rsplit_once(':').map_or(bare, |(name, _)| name) } else { bare }
+    if has_tag(bare) {
+        bare.rsplit_once(':').map_or(bare, |(name, _)| name)
+    } else {
+        bare
+    }
 }
 
 fn has_tag(reference: &str) -> bool {
-    reference.rsplit('/').next().unwrap_or_default().contains(':')
+    reference
+        .rsplit('/')
+        .next()
+        .unwrap_or_default()
+        .contains(':')
 }
 
 fn strip_default(wanted: &str) -> &str {
@@ -49,8 +61,10 @@ pub fn find(
         return Ok(found.clone());
     }
     let name = familiar(wanted);
-    let by_name =
-        images.values().find(|i| i.tags.contains(&name) || i.digests.contains(&name)).or_else(|| {
+    let by_name = images
+        .values()
+        .find(|i| i.tags.contains(&name) || i.digests.contains(&name))
+        .or_else(|| {
             // name:tag@digest: the digest decides
             let (repository, digest) = name.split_once('@')?;
             let plain = format!("{}@{digest}", familiar_name(repository));

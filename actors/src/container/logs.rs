@@ -1,0 +1,287 @@
+//! Reading a container's log: the file on the datastore, then live records, without a hole or a double.
+//!
+//! A follower subscribes first, reads the file up to its end, then takes live records with higher numbers; when
+//! one is missing in between, it reads on in the file. A line cut by a torn write is skipped.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use strategy::Address;
+use tether_protocol::log::Record;
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+
+use super::link;
+use super::message::{LogRecord, LogsOptions};
+use crate::streams::{CHANNEL_DEPTH, Stream};
+use crate::vsphere::Vsphere;
+
+/// How long the guest may take to begin sending its log.
+const FOLLOW_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How much of the file is read at a time.
+const CHUNK: u64 = 1 << 20;
+
+/// Where a log is.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// vSphere.
+    pub vsphere: Vsphere,
+    /// The file as a datastore path.
+    pub path: String,
+    /// The link, while the container runs.
+    pub link: Option<Address<link::Message>>,
+}
+
+/// Reads a log; the records come as fast as the receiver takes them, and end when it is dropped.
+pub fn read(source: Source, options: LogsOptions) -> mpsc::Receiver<LogRecord> {
+    let (sender, receiver) = mpsc::channel(CHANNEL_DEPTH);
+    tokio::spawn(async move {
+        if let Err(why) = run(source, options, sender).await {
+            tracing::debug!(%why, "log reader ended");
+        }
+    });
+    receiver
+}
+
+struct Reader {
+    source: Source,
+    options: LogsOptions,
+    client: mpsc::Sender<LogRecord>,
+    offset: u64,
+    partial: BytesMut,
+    last: u64,
+}
+
+/// The client does not want any more.
+struct Left;
+
+async fn run(
+    source: Source,
+    options: LogsOptions,
+    client: mpsc::Sender<LogRecord>,
+) -> Result<(), crate::error::Error> {
+    let live = match (&source.link, options.follow) {
+        (Some(link), true) => link
+            .ask(FOLLOW_DEADLINE, link::Message::FollowLog)
+            .await
+            .ok(),
+        _ => None,
+    };
+    let tail = options.tail;
+    let mut reader = Reader {
+        source,
+        options,
+        client,
+        offset: 0,
+        partial: BytesMut::new(),
+        last: 0,
+    };
+    let mut kept = VecDeque::new();
+    loop {
+        let records = reader.next_chunk().await?;
+        if records.is_empty() {
+            break;
+        }
+        match tail {
+            None => {
+                if reader.give(records).await.is_err() {
+                    return Ok(());
+                }
+            }
+            Some(lines) => {
+                // Parts of one line count as one; only those that pass the filters count.
+                kept.extend(records.into_iter().filter(|r| reader.wants(r)));
+                trim(&mut kept, lines);
+            }
+        }
+    }
+    if reader.give(kept.into()).await.is_err() {
+        return Ok(());
+    }
+    if let Some(live) = live {
+        reader.follow(live).await?;
+    }
+    Ok(())
+}
+
+/// Keeps the last so many lines.
+fn trim(kept: &mut VecDeque<Record>, lines: u64) {
+    let mut count = 0;
+    for at in (0..kept.len()).rev() {
+        if kept[at].data.ends_with(b"\n") || at + 1 == kept.len() {
+            count += 1;
+        }
+        if count > lines {
+            kept.drain(..=at);
+            return;
+        }
+    }
+}
+
+impl Reader {
+    /// The records of the next piece of the file; none at its present end.
+    async fn next_chunk(&mut self) -> Result<Vec<Record>, crate::error::Error> {
+        loop {
+            let path = &self.source.path;
+            let bytes = self
+                .source
+                .vsphere
+                .read_range(path, self.offset, CHUNK)
+                .await?;
+            if bytes.is_empty() {
+                return Ok(Vec::new());
+            }
+            self.offset += bytes.len() as u64;
+            self.partial.extend_from_slice(&bytes);
+            let records = take_records(&mut self.partial);
+            if !records.is_empty() {
+                return Ok(records);
+            }
+        }
+    }
+
+    fn wants(&self, record: &Record) -> bool {
+        let o = &self.options;
+        let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(record.time));
+        let time = time.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let stream = match record.source {
+            tether_protocol::log::Source::Stdout => o.stdout,
+            tether_protocol::log::Source::Stderr => o.stderr,
+        };
+        stream && o.since.is_none_or(|s| time >= s) && o.until.is_none_or(|u| time <= u)
+    }
+
+    async fn give(&mut self, records: Vec<Record>) -> Result<(), Left> {
+        for record in records {
+            self.last = self.last.max(record.seq);
+            if !self.wants(&record) {
+                continue;
+            }
+            let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(record.time));
+            let out = LogRecord {
+                time: time.unwrap_or(OffsetDateTime::UNIX_EPOCH),
+                stream: match record.source {
+                    tether_protocol::log::Source::Stdout => Stream::Stdout,
+                    tether_protocol::log::Source::Stderr => Stream::Stderr,
+                },
+                seq: record.seq,
+                data: Bytes::from(record.data),
+            };
+            self.client.send(out).await.map_err(|_| Left)?;
+        }
+        Ok(())
+    }
+
+    async fn follow(
+        &mut self,
+        mut live: mpsc::UnboundedReceiver<Bytes>,
+    ) -> Result<(), crate::error::Error> {
+        let mut partial = BytesMut::new();
+        loop {
+            let until = self.options.until;
+            let bytes = tokio::select! {
+                bytes = live.recv() => bytes,
+                () = self.client.closed() => return Ok(()),
+                () = past(until) => return Ok(()),
+            };
+            let Some(bytes) = bytes else { break };
+            partial.extend_from_slice(&bytes);
+            for record in take_records(&mut partial) {
+                if record.seq > self.last + 1 && self.catch_up(record.seq).await?.is_err() {
+                    return Ok(());
+                }
+                if record.seq > self.last && self.give(vec![record]).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        // The run is over (or the link died): what the file has beyond.
+        let end = u64::MAX;
+        let _ = self.catch_up(end).await?;
+        Ok(())
+    }
+
+    /// Gives what the file has between the last record given and `before`.
+    async fn catch_up(&mut self, before: u64) -> Result<Result<(), Left>, crate::error::Error> {
+        loop {
+            let last = self.last;
+            let records = self.next_chunk().await?;
+            if records.is_empty() {
+                return Ok(Ok(()));
+            }
+            let missing: Vec<_> = records
+                .into_iter()
+                .filter(|r| r.seq > last && r.seq < before)
+                .collect();
+            if self.give(missing).await.is_err() {
+                return Ok(Err(Left));
+            }
+        }
+    }
+}
+
+async fn past(until: Option<OffsetDateTime>) {
+    match until {
+        Some(until) => {
+            let left = until - OffsetDateTime::now_utc();
+            tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Takes whole lines off the buffer; what is no record is skipped.
+fn take_records(buffer: &mut BytesMut) -> Vec<Record> {
+    let Some(end) = buffer.iter().rposition(|b| *b == b'\n') else {
+        return Vec::new();
+    };
+    let whole = buffer.split_to(end + 1);
+    whole[..]
+        .split(|b| *b == b'\n')
+        .filter(|line| !line.is_empty())
+        .filter_map(|line| Record::decode(line).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(seq: u64, text: &str) -> Record {
+        Record {
+            time: 0,
+            source: tether_protocol::log::Source::Stdout,
+            seq,
+            data: text.into(),
+        }
+    }
+
+    #[test]
+    fn tail_counts_lines_not_parts_of_lines() {
+        let mut kept: VecDeque<_> = [
+            record(1, "a\n"),
+            record(2, "b"),
+            record(3, "c\n"),
+            record(4, "d\n"),
+        ]
+        .into();
+        trim(&mut kept, 2);
+        assert_eq!(kept.iter().map(|r| r.seq).collect::<Vec<_>>(), [2, 3, 4]);
+        trim(&mut kept, 0);
+        assert!(kept.is_empty());
+    }
+
+    #[test]
+    fn torn_lines_are_skipped_and_partial_ones_wait() {
+        let mut buffer = BytesMut::new();
+        let mut line = Vec::new();
+        record(1, "x\n").encode(&mut line);
+        buffer.extend_from_slice(b"torn\n");
+        buffer.extend_from_slice(&line[..line.len() - 1]);
+        assert!(take_records(&mut buffer).is_empty());
+        buffer.extend_from_slice(b"\n");
+        assert_eq!(take_records(&mut buffer), [record(1, "x\n")]);
+    }
+}

@@ -1,0 +1,326 @@
+//! All containers: found again at the start, made, and given to their actors.
+
+pub mod names;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use strategy::{Address, ChildSpec, Children, Restart, SupervisorMessage};
+use time::OffsetDateTime;
+
+use crate::container::actor::{Args, Container};
+use crate::container::spec::{CreateSpec, Created, MountSpec};
+use crate::container::vm::{EndpointRecord, MountRecord, Record, instance_uuid};
+use crate::context::Context;
+use crate::error::Error;
+use crate::ids::ContainerId;
+use crate::image::disk_path;
+use crate::network;
+use crate::volume::{self, VolumeSpec};
+use crate::vsphere::VmFacts;
+
+/// How long the smaller steps of a create may take.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The containers' supervisor's children: one for each VM of ours that vSphere has.
+pub fn children(context: &Context) -> Children {
+    let context = context.clone();
+    Arc::new(move || {
+        let context = context.clone();
+        Box::pin(async move {
+            let found = context.vsphere().vms(&context.settings().pool).await?;
+            let children = found
+                .into_iter()
+                .filter_map(|facts| child(&context, facts))
+                .collect();
+            // What changed between this look and their start comes from the watch.
+            context
+                .addresses()
+                .watch
+                .tell(crate::watch::Message::Resync);
+            Ok(children)
+        })
+    })
+}
+
+/// The child specification for a container's VM; `None` when the VM is no container.
+fn child(context: &Context, facts: VmFacts) -> Option<ChildSpec> {
+    let record = Record::read(&facts.keys)?;
+    let id = record.id;
+    if context.snapshots().reserve_name(&record.name, id).is_err() {
+        tracing::warn!(container = %id, name = record.name, "two containers have one name");
+    }
+    let address = context.enter_container(id, &facts.vm);
+    Some(spec_of(context, id, facts, address))
+}
+
+fn spec_of(
+    context: &Context,
+    id: ContainerId,
+    facts: VmFacts,
+    address: Address<crate::container::Message>,
+) -> ChildSpec {
+    let args = Args {
+        context: context.clone(),
+        vm: facts.vm.clone(),
+        facts: Arc::new(Mutex::new(Some(facts))),
+        id,
+    };
+    // Ends by itself only when its VM is gone.
+    ChildSpec::new(id.short(), Restart::Transient, address, move || {
+        (Container, args.clone())
+    })
+}
+
+/// Adopts a VM that the watch shows and nobody knows, if it is a container of ours.
+pub(crate) fn maybe_adopt(context: &Context, facts: &VmFacts) {
+    let Some(record) = Record::read(&facts.keys) else {
+        return;
+    };
+    if context.container(record.id).is_some() {
+        return;
+    }
+    let (context, facts) = (context.clone(), facts.clone());
+    tokio::spawn(async move {
+        if let Some(spec) = child(&context, facts) {
+            let _ = context
+                .addresses()
+                .containers
+                .ask(DEADLINE, |reply| SupervisorMessage::AddChild(spec, reply))
+                .await;
+        }
+    });
+}
+
+/// Makes a container. Everything that it took is given back when it fails.
+pub(crate) async fn create(context: &Context, spec: CreateSpec) -> Result<Created, Error> {
+    let id = ContainerId::random();
+    let name = reserve(context, spec.name.as_deref(), id)?;
+    let mut taken = Taken {
+        context: context.clone(),
+        id,
+        name: name.clone(),
+        endpoints: vec![],
+        volumes: vec![],
+    };
+    match build(context, id, &name, spec, &mut taken).await {
+        Ok(created) => {
+            taken.keep();
+            Ok(created)
+        }
+        Err(why) => {
+            taken.give_back().await;
+            Err(why)
+        }
+    }
+}
+
+/// Checks and reserves the name, or makes one up.
+fn reserve(context: &Context, name: Option<&str>, id: ContainerId) -> Result<String, Error> {
+    match name.map(|n| n.strip_prefix('/').unwrap_or(n)) {
+        Some(name) => {
+            if !names::is_valid(name) {
+                return Err(Error::Invalid(names::complaint(name)));
+            }
+            context.snapshots().reserve_name(name, id)?;
+            Ok(name.to_owned())
+        }
+        None => loop {
+            let name = names::generate();
+            if context.snapshots().reserve_name(&name, id).is_ok() {
+                return Ok(name);
+            }
+        },
+    }
+}
+
+/// What a create has taken so far.
+struct Taken {
+    context: Context,
+    id: ContainerId,
+    name: String,
+    endpoints: Vec<EndpointRecord>,
+    volumes: Vec<String>,
+}
+
+impl Taken {
+    fn keep(mut self) {
+        self.endpoints.clear();
+        self.volumes.clear();
+    }
+
+    async fn give_back(self) {
+        self.context.snapshots().release_name(&self.name, self.id);
+        for endpoint in &self.endpoints {
+            self.context
+                .addresses()
+                .bridge
+                .tell(network::Message::Release(endpoint.id));
+        }
+        for volume in self.volumes {
+            let message = volume::Message::RemoveAnonymous(volume, self.id);
+            self.context.addresses().volumes.tell(message);
+        }
+    }
+}
+
+async fn build(
+    context: &Context,
+    id: ContainerId,
+    name: &str,
+    spec: CreateSpec,
+    taken: &mut Taken,
+) -> Result<Created, Error> {
+    let image = context.snapshots().images().get(&spec.image).cloned();
+    let image = image.ok_or_else(|| Error::NoSuchImage(spec.image_name.clone()))?;
+    let endpoints = join(context, &spec, taken).await?;
+    let mounts = mounts(context, &spec, taken).await?;
+    let warnings = spec.warnings.clone();
+    let record = Record {
+        id,
+        name: name.to_owned(),
+        created: OffsetDateTime::now_utc(),
+        spec,
+        endpoints,
+        mounts,
+    };
+    let settings = context.settings();
+    let parent = disk_path(context, &image.chain_id);
+    let config = record
+        .vm(settings, &parent)
+        .map_err(|why| Error::failed("write the container's configuration", &why))?;
+    let keys = config
+        .extra_config
+        .iter()
+        .filter_map(|o| Some((o.key.clone(), o.value.as_ref()?.as_str()?.to_owned())))
+        .collect();
+    let made = context
+        .vsphere()
+        .create_vm(&settings.folder, &settings.pool, config)
+        .await;
+    let vm = match made {
+        Ok(vm) => vm,
+        Err(why) => {
+            // Half-made or made after all: nothing of it may stay.
+            if let Ok(Some(vm)) = context.vsphere().find_vm(&instance_uuid(id)).await {
+                let _ = context.vsphere().destroy(&vm).await;
+            }
+            return Err(why);
+        }
+    };
+    let facts = VmFacts {
+        vm: vm.clone(),
+        name: record.vm_name(),
+        power: "poweredOff".into(),
+        keys,
+        path: format!(
+            "[{}] {}/{}.vmx",
+            settings.datastore,
+            record.vm_name(),
+            record.vm_name()
+        ),
+    };
+    let address = context.enter_container(id, &vm);
+    let child = spec_of(context, id, facts, address);
+    let added = context
+        .addresses()
+        .containers
+        .ask(DEADLINE, |reply| SupervisorMessage::AddChild(child, reply))
+        .await;
+    match added {
+        Ok(Ok(())) => {}
+        Ok(Err(why)) => return Err(Error::internal("start the container's actor", why)),
+        // The supervisor was restarted meanwhile and has found the VM by itself, or will.
+        Err(why) => tracing::warn!(%why, "containers' supervisor did not answer"),
+    }
+    let mut attributes = record.spec.labels.clone();
+    attributes.insert("name".into(), record.name.clone());
+    attributes.insert("image".into(), record.spec.image_name.clone());
+    context.emit(crate::events::Event {
+        kind: crate::events::EventKind::Container,
+        action: "create".into(),
+        id: id.to_string(),
+        attributes,
+        time: record.created,
+    });
+    Ok(Created { id, warnings })
+}
+
+async fn join(
+    context: &Context,
+    spec: &CreateSpec,
+    taken: &mut Taken,
+) -> Result<Vec<EndpointRecord>, Error> {
+    for endpoint in &spec.network.endpoints {
+        if endpoint.network != network::bridge_id() {
+            return Err(Error::NoSuchNetwork(endpoint.network.to_string()));
+        }
+        let join = network::Join {
+            aliases: endpoint.aliases.clone(),
+            address: endpoint.address,
+            mac: endpoint.mac.clone(),
+        };
+        let bridge = &context.addresses().bridge;
+        let place = bridge
+            .ask(DEADLINE, |reply| network::Message::Join(join, reply))
+            .await;
+        taken
+            .endpoints
+            .push(place.map_err(|why| Error::failed_for_now("join the network", &why))??);
+    }
+    Ok(taken.endpoints.clone())
+}
+
+async fn mounts(
+    context: &Context,
+    spec: &CreateSpec,
+    taken: &mut Taken,
+) -> Result<Vec<MountRecord>, Error> {
+    let mut mounts = Vec::new();
+    for mount in &spec.mounts {
+        match mount {
+            MountSpec::Volume {
+                name,
+                target,
+                read_only,
+                no_copy,
+                labels,
+                mode,
+            } => {
+                let wanted = VolumeSpec {
+                    name: name.clone(),
+                    labels: labels.clone(),
+                    ..VolumeSpec::default()
+                };
+                let volumes = &context.addresses().volumes;
+                let asked = volumes
+                    .ask(DEADLINE, |r| volume::Message::Create(wanted, r))
+                    .await;
+                let volume =
+                    asked.map_err(|why| Error::failed_for_now("make a volume", &why))??;
+                if name.is_none() {
+                    taken.volumes.push(volume.name.clone());
+                }
+                mounts.push(MountRecord {
+                    volume: Some(volume.name.clone()),
+                    anonymous: name.is_none(),
+                    disk: volume.path.clone(),
+                    target: target.clone(),
+                    read_only: *read_only,
+                    copy_up: !no_copy,
+                    mode: mode.clone(),
+                });
+            }
+            MountSpec::Tmpfs { target, options } => mounts.push(MountRecord {
+                volume: None,
+                anonymous: false,
+                disk: String::new(),
+                target: target.clone(),
+                read_only: false,
+                copy_up: false,
+                mode: options.clone(),
+            }),
+        }
+    }
+    Ok(mounts)
+}

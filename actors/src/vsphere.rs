@@ -1,0 +1,456 @@
+//! vSphere: the session actor, and the calls that actors make, by intent.
+//!
+//! ```text
+//!  session: connecting ── login ──▶ up (the client logs in again by itself)    crash: all wait for the next login
+//! ```
+//! The session actor owns the client; [`Vsphere`] is the handle by which everybody calls. What a crash loses:
+//! nothing, calls under way end by themselves.
+
+pub mod files;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::watch;
+use vmomi::ManagedObjectReference;
+use vmomi::client::{Client, Config};
+use vmomi::types::{
+    CopyVirtualDiskRequest, CreateVMRequest, DeleteVirtualDiskRequest, DestroyRequest,
+    FindByUuidRequest, ObjectSpec, OptionValue, PowerOffVMRequest, PowerOnVMRequest,
+    PropertyFilterSpec, PropertySpec, ReconfigVMRequest, TaskInfo, TraversalSpec,
+    VirtualMachineConfigSpec, VirtualMachinePowerState,
+};
+
+use crate::error::Error;
+
+/// What is read of a container's VM, and watched.
+pub const VM_PROPERTIES: [&str; 4] = [
+    "name",
+    "runtime.powerState",
+    "config.extraConfig",
+    "config.files.vmPathName",
+];
+
+/// How long a call waits for a session.
+const SESSION_WAIT: Duration = Duration::from_secs(10);
+
+/// The handle by which actors call vSphere. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Vsphere {
+    client: Arc<watch::Sender<Option<Client>>>,
+    datacenter: Arc<str>,
+}
+
+/// A VM's properties that matter.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct VmFacts {
+    /// The managed object's id.
+    pub vm: String,
+    /// Its name.
+    pub name: String,
+    /// `poweredOn`, `poweredOff`, `suspended`.
+    pub power: String,
+    /// All of extraConfig.
+    pub keys: BTreeMap<String, String>,
+    /// Its VMX file as a datastore path.
+    pub path: String,
+}
+
+impl VmFacts {
+    /// Takes the values of properties into account; false when none of them concerns us.
+    pub fn update(&mut self, path: &str, value: Option<&vmomi::Any>) -> bool {
+        let Some(value) = value else { return false };
+        match path {
+            "name" => self.name = value.as_str().unwrap_or_default().to_owned(),
+            "runtime.powerState" => {
+                let power: Result<VirtualMachinePowerState, _> = value.clone().to();
+                self.power = power.map(|p| p.as_str().to_owned()).unwrap_or_default();
+            }
+            "config.extraConfig" => {
+                let options: Vec<OptionValue> = value.clone().to().unwrap_or_default();
+                self.keys = options
+                    .into_iter()
+                    .filter_map(|o| Some((o.key, o.value?.as_str()?.to_owned())))
+                    .collect();
+            }
+            "config.files.vmPathName" => self.path = value.as_str().unwrap_or_default().to_owned(),
+            _ => return false,
+        }
+        true
+    }
+}
+
+impl From<vmomi::client::Properties> for VmFacts {
+    fn from(properties: vmomi::client::Properties) -> Self {
+        let mut facts = Self {
+            vm: properties.object.value,
+            ..Self::default()
+        };
+        for (path, value) in &properties.values {
+            facts.update(path, Some(value));
+        }
+        facts
+    }
+}
+
+impl Vsphere {
+    /// A handle without a session yet. The datacenter is needed for datastore paths (inventory path; a single
+    /// host has only one).
+    pub fn new(datacenter: &str) -> Self {
+        Self {
+            client: Arc::new(watch::Sender::new(None)),
+            datacenter: datacenter.into(),
+        }
+    }
+
+    /// The session's client; waits a little while there is none.
+    ///
+    /// # Errors
+    /// [`Error::Failed`], retryable, when there is no session in time.
+    pub async fn client(&self) -> Result<Client, Error> {
+        let mut session = self.client.subscribe();
+        let found = tokio::time::timeout(SESSION_WAIT, session.wait_for(Option::is_some)).await;
+        match found {
+            Ok(Ok(client)) => client.clone().ok_or_else(no_session),
+            _ => Err(no_session()),
+        }
+    }
+
+    /// Reads what matters of one VM; `None` when there is no such VM.
+    ///
+    /// # Errors
+    /// vSphere's.
+    pub async fn vm(&self, vm: &str) -> Result<Option<VmFacts>, Error> {
+        let client = self.client().await?;
+        match client.properties(&[vm_reference(vm)], &VM_PROPERTIES).await {
+            Ok(found) => Ok(found.into_iter().next().map(VmFacts::from)),
+            Err(why) if why.is_fault("ManagedObjectNotFound") => Ok(None),
+            Err(why) => Err(failed("look up a VM", &why)),
+        }
+    }
+
+    /// Reads what matters of all VMs in a resource pool.
+    ///
+    /// # Errors
+    /// vSphere's.
+    pub async fn vms(&self, pool: &ManagedObjectReference) -> Result<Vec<VmFacts>, Error> {
+        let client = self.client().await?;
+        let found = client.retrieve(vec![pool_spec(pool)]).await;
+        let found = found.map_err(|why| failed("list the VMs", &why))?;
+        Ok(found.into_iter().map(VmFacts::from).collect())
+    }
+
+    /// The VM with an instance UUID.
+    ///
+    /// # Errors
+    /// vSphere's.
+    pub async fn find_vm(&self, instance_uuid: &str) -> Result<Option<String>, Error> {
+        let client = self.client().await?;
+        let Some(index) = client.content().search_index.clone() else {
+            return Ok(None);
+        };
+        let request = FindByUuidRequest {
+            datacenter: None,
+            uuid: instance_uuid.to_owned(),
+            vm_search: true,
+            instance_uuid: Some(true),
+        };
+        let found = client.invoke(&index, request).await;
+        Ok(found
+            .map_err(|why| failed("look for a VM", &why))?
+            .map(|vm| vm.value))
+    }
+
+    /// Makes a VM.
+    ///
+    /// # Errors
+    /// vSphere's. When it is not known whether the VM was made, it is looked for by its instance UUID.
+    pub async fn create_vm(
+        &self,
+        folder: &ManagedObjectReference,
+        pool: &ManagedObjectReference,
+        config: VirtualMachineConfigSpec,
+    ) -> Result<String, Error> {
+        let uuid = config.instance_uuid.clone().unwrap_or_default();
+        let request = CreateVMRequest {
+            config,
+            pool: pool.clone(),
+            host: None,
+        };
+        match self
+            .task("create a VM", folder, request, is_never_done)
+            .await
+        {
+            Ok(Some(info)) => info
+                .result
+                .as_ref()
+                .and_then(|r| r.as_reference())
+                .map(|vm| vm.value.clone())
+                .ok_or_else(|| Error::internal("create a VM", "the task has no result")),
+            Ok(None) => Err(Error::internal("create a VM", "the task has no result")),
+            Err(why) if why.is_retryable() => match self.find_vm(&uuid).await? {
+                Some(vm) => Ok(vm),
+                None => Err(why),
+            },
+            Err(why) => Err(why),
+        }
+    }
+
+    /// Powers a VM on. One that is on is fine.
+    ///
+    /// # Errors
+    /// vSphere's.
+    pub async fn power_on(&self, vm: &str) -> Result<(), Error> {
+        let done = |why: &vmomi::client::Error| why.is_fault("InvalidPowerState");
+        let request = PowerOnVMRequest { host: None };
+        self.task("power a VM on", &vm_reference(vm), request, done)
+            .await
+            .map(|_| ())
+    }
+
+    /// Powers a VM off. One that is off is fine.
+    ///
+    /// # Errors
+    /// vSphere's.
+    pub async fn power_off(&self, vm: &str) -> Result<(), Error> {
+        let done = |why: &vmomi::client::Error| {
+            why.is_fault("InvalidPowerState") || why.is_fault("ManagedObjectNotFound")
+        };
+        self.task(
+            "power a VM off",
+            &vm_reference(vm),
+            PowerOffVMRequest {},
+            done,
+        )
+        .await
+        .map(|_| ())
+    }
+
+    /// Destroys a VM with its disks. One that is gone is fine.
+    ///
+    /// # Errors
+    /// vSphere's.
+    pub async fn destroy(&self, vm: &str) -> Result<(), Error> {
+        let done = |why: &vmomi::client::Error| why.is_fault("ManagedObjectNotFound");
+        self.task("destroy a VM", &vm_reference(vm), DestroyRequest {}, done)
+            .await
+            .map(|_| ())
+    }
+
+    /// Changes a VM.
+    ///
+    /// # Errors
+    /// vSphere's.
+    pub async fn reconfigure(&self, vm: &str, spec: VirtualMachineConfigSpec) -> Result<(), Error> {
+        let request = ReconfigVMRequest { spec };
+        self.task(
+            "reconfigure a VM",
+            &vm_reference(vm),
+            request,
+            is_never_done,
+        )
+        .await
+        .map(|_| ())
+    }
+
+    /// Copies a virtual disk.
+    ///
+    /// # Errors
+    /// vSphere's.
+    pub async fn copy_disk(&self, from: &str, to: &str) -> Result<(), Error> {
+        let client = self.client().await?;
+        let manager = manager(
+            client.content().virtual_disk_manager.clone(),
+            "virtual disk manager",
+        )?;
+        let request = CopyVirtualDiskRequest {
+            source_name: from.to_owned(),
+            source_datacenter: self.datacenter(&client).await?,
+            dest_name: to.to_owned(),
+            dest_datacenter: self.datacenter(&client).await?,
+            dest_spec: None,
+            force: Some(false),
+        };
+        self.task("copy a disk", &manager, request, is_never_done)
+            .await
+            .map(|_| ())
+    }
+
+    /// Deletes a virtual disk. One that is gone is fine.
+    ///
+    /// # Errors
+    /// vSphere's.
+    pub async fn delete_disk(&self, path: &str) -> Result<(), Error> {
+        let client = self.client().await?;
+        let manager = manager(
+            client.content().virtual_disk_manager.clone(),
+            "virtual disk manager",
+        )?;
+        let datacenter = self.datacenter(&client).await?;
+        let request = DeleteVirtualDiskRequest {
+            name: path.to_owned(),
+            datacenter,
+        };
+        let done = |why: &vmomi::client::Error| why.is_fault("FileNotFound");
+        self.task("delete a disk", &manager, request, done)
+            .await
+            .map(|_| ())
+    }
+
+    /// Runs a task and waits for its end. A failure for which `done` holds means that the wish is fulfilled.
+    async fn task<M>(
+        &self,
+        tried: &'static str,
+        this: &ManagedObjectReference,
+        request: M,
+        done: impl Fn(&vmomi::client::Error) -> bool,
+    ) -> Result<Option<TaskInfo>, Error>
+    where
+        M: vmomi::method::Method<Response = ManagedObjectReference> + Clone,
+    {
+        let client = self.client().await?;
+        match client.run_task(this, request.clone()).await {
+            Ok(info) => Ok(Some(info)),
+            Err(why) if done(&why) => Ok(None),
+            Err(why) => Err(failed(tried, &why)),
+        }
+    }
+
+    /// The datacenter, for calls that name files; none on a single host.
+    async fn datacenter(&self, client: &Client) -> Result<Option<ManagedObjectReference>, Error> {
+        if !client.is_vcenter() || self.datacenter.is_empty() {
+            return Ok(None);
+        }
+        let Some(index) = client.content().search_index.clone() else {
+            return Ok(None);
+        };
+        let inventory_path = self.datacenter.trim_matches('/').to_owned();
+        let request = vmomi::types::FindByInventoryPathRequest { inventory_path };
+        client
+            .invoke(&index, request)
+            .await
+            .map_err(|why| failed("find the datacenter", &why))
+    }
+}
+
+fn is_never_done(_: &vmomi::client::Error) -> bool {
+    false
+}
+
+fn manager(
+    found: Option<ManagedObjectReference>,
+    what: &str,
+) -> Result<ManagedObjectReference, Error> {
+    found.ok_or_else(|| Error::internal("find a manager", format!("this vSphere has no {what}")))
+}
+
+fn no_session() -> Error {
+    Error::Failed {
+        tried: "reach vSphere".into(),
+        why: "there is no session at the moment".into(),
+        retryable: true,
+    }
+}
+
+fn failed(tried: &str, why: &vmomi::client::Error) -> Error {
+    if why.is_retryable() || why.is_ambiguous() {
+        Error::failed_for_now(tried, why)
+    } else {
+        Error::failed(tried, why)
+    }
+}
+
+/// A VM's reference.
+pub fn vm_reference(id: &str) -> ManagedObjectReference {
+    ManagedObjectReference {
+        r#type: "VirtualMachine".into(),
+        value: id.to_owned(),
+    }
+}
+
+/// Asks for what matters of the VMs of a resource pool.
+pub fn pool_spec(pool: &ManagedObjectReference) -> PropertyFilterSpec {
+    let traversal = TraversalSpec {
+        name: Some("vms".into()),
+        r#type: "ResourcePool".into(),
+        path: "vm".into(),
+        skip: Some(false),
+        ..Default::default()
+    };
+    PropertyFilterSpec {
+        prop_set: vec![PropertySpec {
+            r#type: "VirtualMachine".into(),
+            all: Some(false),
+            path_set: VM_PROPERTIES.iter().map(|&p| p.to_owned()).collect(),
+        }],
+        object_set: vec![ObjectSpec {
+            obj: pool.clone(),
+            skip: Some(true),
+            select_set: vec![traversal.into()],
+        }],
+        ..Default::default()
+    }
+}
+
+/// What the session actor can be asked.
+#[derive(Debug)]
+pub enum Message {
+    /// Answers when there is a session.
+    Ping(ractor::RpcReplyPort<()>),
+}
+
+/// The session actor.
+#[derive(Debug)]
+pub struct SessionActor;
+
+/// What the session actor is started with.
+#[derive(Debug, Clone)]
+pub struct Args {
+    /// Where and as whom to log in.
+    pub config: Config,
+    /// The handle that it serves.
+    pub vsphere: Vsphere,
+}
+
+/// A session that is up. Dropped with its actor, it leaves the handle without a session.
+#[derive(Debug)]
+pub struct Session {
+    vsphere: Vsphere,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.vsphere.client.send_replace(None);
+    }
+}
+
+impl Actor for SessionActor {
+    type Msg = Message;
+    type State = Session;
+    type Arguments = Args;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<Message>,
+        args: Args,
+    ) -> Result<Session, ActorProcessingErr> {
+        let client = Client::connect(args.config).await?;
+        args.vsphere.client.send_replace(Some(client));
+        Ok(Session {
+            vsphere: args.vsphere,
+        })
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<Message>,
+        message: Message,
+        _state: &mut Session,
+    ) -> Result<(), ActorProcessingErr> {
+        let Message::Ping(reply) = message;
+        let _ = reply.send(());
+        Ok(())
+    }
+}
