@@ -172,7 +172,7 @@ async fn an_image_of_all_packings_is_pulled_and_unpacked() {
     assert_eq!(fs::read_to_string(root.join("etc/motd")).unwrap(), "hello");
     assert!(!root.join("etc/gone").exists());
     assert_eq!(fs::metadata(root.join("noise")).unwrap().len(), 3_000_000);
-    let said = said.lock().unwrap();
+    let said = said.lock().unwrap().clone();
     for status in [
         "Downloading",
         "Verifying Checksum",

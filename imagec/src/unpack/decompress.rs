@@ -52,25 +52,25 @@ pub fn decompress<R: Read>(mut stream: R) -> io::Result<impl Read> {
     let whole = Cursor::new(head[..got].to_vec()).chain(stream);
     let buffered = BufReader::with_capacity(BUFFER, whole);
     Ok(match compression {
-        Compression::Plain => Plain::Plain(buffered),
-        Compression::Gzip => Plain::Gzip(Box::new(MultiGzDecoder::new(buffered))),
+        Compression::Plain => Stream::Plain(buffered),
+        Compression::Gzip => Stream::Gzip(Box::new(MultiGzDecoder::new(buffered))),
         Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-            Plain::Zstd(Box::new(decoder))
+            Stream::Zstd(Box::new(decoder))
         }
     })
 }
 
 type Whole<R> = BufReader<Chain<Cursor<Vec<u8>>, R>>;
 
-enum Plain<R: Read> {
+enum Stream<R: Read> {
     Plain(Whole<R>),
     Gzip(Box<MultiGzDecoder<Whole<R>>>),
     Zstd(Box<zstd::stream::read::Decoder<'static, Whole<R>>>),
 }
 
-impl<R: Read> Read for Plain<R> {
+impl<R: Read> Read for Stream<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(stream) => stream.read(buf),
