@@ -14,6 +14,7 @@ mod undo;
 mod upload;
 
 pub(crate) use ready::{READY_KEY, Ready, wait as wait_ready};
+use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 use vmomi::ManagedObjectReference as Reference;
 use vmomi::client::Client;
@@ -24,7 +25,8 @@ use vmomi::types::{
 
 use self::undo::{Made, Undo};
 use crate::cli::CreateArgs;
-use crate::failure::{Failure, Tried};
+use crate::cli::values::Timeout;
+use crate::failure::{Chain, Failure, Tried};
 use crate::log::Kept;
 use crate::plan::Plan;
 use crate::session::{Session, Strangers};
@@ -56,16 +58,17 @@ pub(crate) async fn run(args: CreateArgs, kept: &Kept) -> Result<(), Failure> {
         (false, true) => Strangers::Remember,
         (false, false) => Strangers::Refuse,
     };
-    let limit = args.common.timeout;
     let session = Session::open(&target, strangers).await?;
-    let work = install(&session, &target, &plan, args.legacy, None, kept);
-    let result = match tokio::time::timeout(limit.0, work).await {
-        Ok(result) => result,
-        Err(_) => Err(Failure::new(format!(
-            "Creating VCH exceeded time limit of {limit}. Please increase the timeout using --timeout to accommodate \
-             for a busy vSphere target"
-        ))),
+    let job = Job {
+        session: &session,
+        target: &target,
+        plan: &plan,
+        legacy: args.legacy,
+        published: None,
+        limit: args.common.timeout,
+        kept,
     };
+    let result = job.install().await;
     session.close().await;
     let installed = result?;
     show::installed(&plan, &installed, args.legacy);
@@ -73,75 +76,90 @@ pub(crate) async fn run(args: CreateArgs, kept: &Kept) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Validates and makes; takes away what it made when a step fails.
-pub(crate) async fn install(
-    session: &Session,
-    target: &Target,
-    plan: &Plan,
-    legacy: bool,
-    published: Option<(String, u16)>,
-    kept: &Kept,
-) -> Result<Installed, Failure> {
-    let client = &session.client;
-    let placement = validate::validate(client, target, plan).await?;
-    let mut undo = Undo::default();
-    let result = make(
-        session, target, plan, &placement, legacy, published, &mut undo,
-    )
-    .await;
-    if let Some(folder) = undo.vm_folder() {
-        upload::keep_log(client, &placement, folder, kept).await;
-    }
-    match result {
-        Ok(installed) => Ok(installed),
-        Err(failure) => {
-            error!("{}", crate::failure::Chain(&failure));
-            warn!("Removing what was made so far");
-            undo.run(client, &placement).await;
-            Err(failure)
-        }
-    }
+/// Everything that an installation needs.
+pub(crate) struct Job<'a> {
+    pub(crate) session: &'a Session,
+    pub(crate) target: &'a Target,
+    pub(crate) plan: &'a Plan,
+    /// Whether the command line has old names.
+    pub(crate) legacy: bool,
+    /// Where docker's API is forwarded to, if it is.
+    pub(crate) published: Option<(String, u16)>,
+    /// How long it may take.
+    pub(crate) limit: Timeout,
+    pub(crate) kept: &'a Kept,
 }
 
-async fn make(
-    session: &Session,
-    target: &Target,
-    plan: &Plan,
-    placement: &Placement,
-    legacy: bool,
-    published: Option<(String, u16)>,
-    undo: &mut Undo,
-) -> Result<Installed, Failure> {
-    let client = &session.client;
-    let pool = resource_pool(client, plan, placement, undo).await?;
-    let nics = bridge::ensure(client, plan, placement, undo).await?;
-    let folder = vm_folder(client, plan, placement, undo).await?;
-    info!("Creating appliance on target");
-    plan.announce_sharing(legacy);
-    let vm = appliance::create(client, plan, placement, &folder, &pool, &nics, undo).await?;
-    upload::isos(client, plan, placement, &vm).await?;
-    let setting = appliance::Setting {
-        session,
-        target,
-        plan,
-        placement,
-        pool: &pool,
-        folder: &folder,
-        nics: &nics,
-    };
-    let bridge_is_ours = undo.made_bridge();
-    appliance::configure(&setting, &vm, bridge_is_ours).await?;
-    client
-        .run_task(&vm.object, PowerOnVMRequest::default())
-        .await
-        .tried("cannot power on the appliance")?;
-    undo.note(Made::PoweredOn(vm.object.clone()));
-    let ready = wait_ready(client, &vm.object, &plan.tls, published).await?;
-    info!("Initialization of appliance successful");
-    Ok(Installed {
-        vm: vm.object,
-        ready,
-    })
+impl Job<'_> {
+    /// Validates and makes; takes away what it made when a step fails.
+    pub(crate) async fn install(&self) -> Result<Installed, Failure> {
+        let client = &self.session.client;
+        let deadline = Instant::now() + self.limit.0;
+        let validated =
+            timeout_at(deadline, validate::validate(client, self.target, self.plan)).await;
+        let placement = validated.unwrap_or_else(|_| Err(self.too_late()))?;
+        let mut undo = Undo::default();
+        let made = timeout_at(deadline, self.make(&placement, &mut undo)).await;
+        let failed_at_work = matches!(made, Ok(Err(_)));
+        let result = made.unwrap_or_else(|_| Err(self.too_late()));
+        if let Err(failure) = &result {
+            error!("{}", Chain(failure));
+        }
+        if let Some(folder) = undo.vm_folder() {
+            upload::keep_log(client, &placement, folder, self.kept).await;
+        }
+        if failed_at_work {
+            warn!("Removing what was made so far");
+            undo.run(client, &placement).await;
+        }
+        result
+    }
+
+    fn too_late(&self) -> Failure {
+        Failure::new(format!(
+            "Creating VCH exceeded time limit of {}. Please increase the timeout using --timeout to accommodate for \
+             a busy vSphere target",
+            self.limit
+        ))
+    }
+
+    async fn make(&self, placement: &Placement, undo: &mut Undo) -> Result<Installed, Failure> {
+        let Self {
+            session,
+            target,
+            plan,
+            ..
+        } = self;
+        let client = &session.client;
+        let pool = resource_pool(client, plan, placement, undo).await?;
+        let nics = bridge::ensure(client, plan, placement, undo).await?;
+        let folder = vm_folder(client, plan, placement, undo).await?;
+        info!("Creating appliance on target");
+        plan.announce_sharing(self.legacy);
+        let vm = appliance::create(client, plan, placement, &folder, &pool, &nics, undo).await?;
+        upload::isos(client, plan, placement, &vm).await?;
+        let setting = appliance::Setting {
+            session,
+            target,
+            plan,
+            placement,
+            pool: &pool,
+            folder: &folder,
+            nics: &nics,
+        };
+        appliance::configure(&setting, &vm, undo.made_bridge()).await?;
+        client
+            .run_task(&vm.object, PowerOnVMRequest::default())
+            .await
+            .tried("cannot power on the appliance")?;
+        undo.note(Made::PoweredOn(vm.object.clone()));
+        let ready = wait_ready(client, &vm.object, &plan.tls, self.published.clone()).await?;
+        info!("Initialization of appliance successful");
+        Ok(Installed {
+            vm: vm.object,
+            ready,
+        })
+    }
 }
 
 /// The VCH's own pool; one of its name that is there already is taken over.

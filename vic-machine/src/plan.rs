@@ -286,7 +286,7 @@ pub(crate) fn find_iso(given: Option<&Path>, name: &str, force: bool) -> Result<
                 .ok()
                 .and_then(|exe| Some(exe.parent()?.to_owned()));
             let mut all = vec![PathBuf::from(name)];
-            for dir in beside {
+            if let Some(dir) = beside {
                 all.push(dir.join(name));
                 all.push(dir.join("../iso").join(name));
             }

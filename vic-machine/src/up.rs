@@ -228,21 +228,28 @@ async fn first(
     create.registry.registry_ca.clone_from(&args.registry_ca);
     create.tls.tls_cert_path = Some(state.certificates());
     create.tls.tls_cname = vec!["127.0.0.1".into(), "localhost".into()];
-    if let Some((own, gateway)) = simulator.address_for_the_vch() {
-        create.network.public_network_ip = own.parse::<Address>().ok();
-        create.network.public_network_gateway = gateway.parse::<Gateway>().ok();
-        create.network.dns_server = gateway.parse().into_iter().collect();
-        create.tls.tls_cname.extend(
-            create
-                .network
-                .public_network_ip
-                .map(|address| address.ip.to_string()),
-        );
-    }
+    let (own, gateway) = simulator.address_for_the_vch();
+    create.network.public_network_ip = own.parse::<Address>().ok();
+    create.network.public_network_gateway = gateway.parse::<Gateway>().ok();
+    create.network.dns_server = gateway.parse().into_iter().collect();
+    let own = create
+        .network
+        .public_network_ip
+        .map(|address| address.ip.to_string());
+    create.tls.tls_cname.extend(own);
     let mut plan =
         Plan::from_args(&create, DAYS).map_err(|problems| Failure::new(problems.join("; ")))?;
     plan.options = show::options(&create);
-    let installed = create::install(session, target, &plan, false, Some(published), kept).await?;
+    let job = create::Job {
+        session,
+        target,
+        plan: &plan,
+        legacy: false,
+        published: Some(published),
+        limit: args.timeout,
+        kept,
+    };
+    let installed = job.install().await?;
     Ok((installed.vm, installed.ready))
 }
 

@@ -64,7 +64,6 @@ pub(crate) struct Placement {
     pub(crate) datacenter_path: String,
     /// Where VMs and folders of VMs are made.
     pub(crate) vm_folder: Reference,
-    pub(crate) compute: Reference,
     pub(crate) compute_path: String,
     /// The pool that the VCH's own is made in.
     pub(crate) pool: Reference,
@@ -130,7 +129,6 @@ async fn check(
         datacenter_path: inventory.path(&datacenter.object),
         vm_folder: datacenter.properties.get("vmFolder").unwrap_or_default(),
         compute_path: inventory.path(&compute.object),
-        compute: compute.object,
         pool: compute.pool,
         hosts: compute.hosts,
         volume_stores: stores::volumes(plan, &image_store),
