@@ -28,6 +28,7 @@ mod request;
 mod route;
 mod system;
 mod timestamp;
+mod tls;
 mod version;
 mod versions;
 mod volumes;
@@ -45,6 +46,7 @@ use tokio::task::{JoinHandle, JoinSet};
 pub use engine::Engine;
 pub use listener::{Bind, Listener};
 pub use route::{Route, Verdict, routes};
+pub use tls::{TlsError, server_config};
 pub use version::{ApiVersion, NEWEST, OLDEST};
 
 /// Clients beyond this wait to be accepted.
@@ -60,6 +62,7 @@ pub struct Shared {
 }
 
 /// What the persona is started with.
+#[derive(Clone)]
 pub struct Args {
     /// Where to listen.
     pub bind: Bind,

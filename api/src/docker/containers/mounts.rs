@@ -159,9 +159,9 @@ pub fn check_volume_name(name: &str) -> Result<(), ApiError> {
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
     if name.len() == 1 && good {
-        return Err(ApiError::bad_request(
-            "volume name is too short, names should be at least two alphanumeric characters",
-        ));
+        return Err(ApiError::bad_request(format!(
+            "create {name}: volume name is too short, names should be at least two alphanumeric characters"
+        )));
     }
     if good {
         return Ok(());
@@ -285,7 +285,11 @@ pub fn mount(mount: &Mount) -> Result<MountSpec, ApiError> {
             })
         }
         "bind" if source.is_empty() => Err(config_error(kind, "field Source must not be empty")),
-        "bind" => Err(no_host_paths(source)),
+        // moby's very words: here it too has nothing at this path.
+        "bind" => Err(config_error(
+            kind,
+            &format!("bind source path does not exist: {source}"),
+        )),
         "image" => Err(config_error(
             kind,
             "mounting an image is not implemented yet",
@@ -444,7 +448,7 @@ mod tests {
                 "a$:/b",
                 "create a$: \"a$\" includes invalid characters for a local volume name",
             ),
-            ("a:/b", "volume name is too short"),
+            ("a:/b", "create a: volume name is too short"),
             (
                 "/var/run/docker.sock:/var/run/docker.sock:rw",
                 "invalid mount config",

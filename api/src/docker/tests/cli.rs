@@ -368,3 +368,24 @@ async fn events_since_and_until_are_printed() {
         assert!(!seen.out.contains("container die"), "{seen:?}");
     }
 }
+
+#[tokio::test]
+async fn a_thousand_containers_are_listed_without_a_message() {
+    let server = Server::start().await;
+    for number in 0..1000 {
+        let mut container = super::sample::container(&format!("c{number}"));
+        container.phase = actors::container::Phase::Running;
+        container.started_at = Some(time::OffsetDateTime::now_utc());
+        server.engine.put(container);
+    }
+    for client in clients() {
+        let seen = server.run(&client, "ps -q --no-trunc").await;
+        assert_eq!(
+            (seen.code, seen.out.lines().count()),
+            (0, 1000),
+            "{}",
+            client.display()
+        );
+    }
+    assert_eq!(server.engine.messages(), 0);
+}

@@ -9,6 +9,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use actors::container::{
@@ -35,6 +36,7 @@ pub struct Engine {
     snapshots: Snapshots,
     system: Arc<SystemInfo>,
     events: broadcast::Sender<Arc<Event>>,
+    messages: Arc<AtomicUsize>,
 }
 
 /// What can be read.
@@ -210,6 +212,7 @@ impl Engine {
             },
             system: Arc::new(system),
             events: broadcast::channel(64).0,
+            messages: Arc::default(),
         }
     }
 
@@ -219,6 +222,11 @@ impl Engine {
 
     pub fn system(&self) -> &SystemInfo {
         &self.system
+    }
+
+    /// How many messages to actors there would have been.
+    pub fn messages(&self) -> usize {
+        self.messages.load(Ordering::Relaxed)
     }
 
     /// Puts a container as it is.
@@ -295,6 +303,7 @@ impl Engine {
     }
 
     pub async fn create(&self, spec: CreateSpec) -> Result<Created, Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         let id = ContainerId::random();
         let name = spec
             .name
@@ -317,6 +326,7 @@ impl Engine {
     }
 
     pub async fn start(&self, id: ContainerId) -> Result<(), Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         let (argv, tty, killed, input) = self.with(id, |fake| {
             match fake.snapshot.phase {
                 Phase::Running => return Err(Error::NotModified),
@@ -428,6 +438,7 @@ impl Engine {
     }
 
     pub async fn stop(&self, id: ContainerId, options: StopOptions) -> Result<(), Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         let running = self.with(id, |fake| Ok(fake.snapshot.is_running()))?;
         if !running {
             return Err(Error::NotModified);
@@ -439,6 +450,7 @@ impl Engine {
     }
 
     pub async fn restart(&self, id: ContainerId, options: StopOptions) -> Result<(), Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         match self.stop(id, options).await {
             Ok(()) | Err(Error::NotModified) => self.start(id).await,
             Err(why) => Err(why),
@@ -446,6 +458,7 @@ impl Engine {
     }
 
     pub async fn kill(&self, id: ContainerId, signal: Signal) -> Result<(), Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         self.with(id, |fake| {
             if !fake.snapshot.is_running() {
                 return Err(Error::NotRunning(id));
@@ -457,6 +470,7 @@ impl Engine {
     }
 
     pub async fn pause(&self, id: ContainerId) -> Result<(), Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         self.with(id, |fake| match fake.snapshot.phase {
             Phase::Running => {
                 fake.change(|s| s.phase = Phase::Paused);
@@ -468,6 +482,7 @@ impl Engine {
     }
 
     pub async fn unpause(&self, id: ContainerId) -> Result<(), Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         self.with(id, |fake| match fake.snapshot.phase {
             Phase::Paused => {
                 fake.change(|s| s.phase = Phase::Running);
@@ -478,6 +493,7 @@ impl Engine {
     }
 
     pub async fn rename(&self, id: ContainerId, name: &str) -> Result<(), Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         if let Ok(holder) = self.find(name) {
             return Err(Error::NameTaken {
                 name: name.to_owned(),
@@ -491,6 +507,7 @@ impl Engine {
     }
 
     pub async fn remove(&self, id: ContainerId, options: RemoveOptions) -> Result<(), Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         let phase = self.with(id, |fake| Ok(fake.snapshot.phase))?;
         match phase {
             Phase::Running if !options.force => return Err(Error::RemoveRunning(options.name)),
@@ -511,6 +528,7 @@ impl Engine {
         id: ContainerId,
         condition: WaitCondition,
     ) -> Result<oneshot::Receiver<ExitOutcome>, Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         self.with(id, |fake| {
             let (sender, receiver) = oneshot::channel();
             fake.waiters.push((condition, sender));
@@ -526,6 +544,7 @@ impl Engine {
         id: ContainerId,
         options: AttachOptions,
     ) -> Result<Attachment, Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         self.with(id, |fake| {
             let (sender, output) = mpsc::channel(8);
             if options.stdout || options.stderr {
@@ -546,6 +565,7 @@ impl Engine {
     }
 
     pub async fn resize(&self, id: ContainerId, _size: ConsoleSize) -> Result<(), Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         self.with(id, |fake| match fake.snapshot.is_running() {
             true => Ok(()),
             false => Err(Error::NotRunning(id)),
@@ -557,6 +577,7 @@ impl Engine {
         id: ContainerId,
         options: LogsOptions,
     ) -> Result<mpsc::Receiver<LogRecord>, Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         self.with(id, |fake| {
             let (sender, receiver) = mpsc::channel(64);
             let skip = options
@@ -573,6 +594,7 @@ impl Engine {
     }
 
     pub async fn top(&self, id: ContainerId, _ps_args: &str) -> Result<ProcessList, Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         self.with(id, |fake| match fake.snapshot.is_running() {
             true => Ok(ProcessList {
                 titles: ["PID", "CMD"].map(str::to_owned).to_vec(),
@@ -583,6 +605,7 @@ impl Engine {
     }
 
     pub async fn create_exec(&self, id: ContainerId, spec: ExecSpec) -> Result<ExecId, Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         self.with(id, |fake| {
             if !fake.snapshot.is_running() {
                 return Err(Error::NotRunning(id));
@@ -621,6 +644,7 @@ impl Engine {
     }
 
     pub async fn start_exec(&self, id: ExecId, _options: StartExec) -> Result<Attachment, Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         let (container, exec) = self.snapshots.find_exec(&id.to_string())?;
         self.change_exec(container.id, id, |e| {
             e.started = true;
@@ -656,10 +680,12 @@ impl Engine {
     }
 
     pub async fn resize_exec(&self, _id: ExecId, _size: ConsoleSize) -> Result<(), Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
     pub async fn events(&self, since: Option<OffsetDateTime>) -> Result<Subscription, Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         let mut live = self.events.subscribe();
         let old: Vec<_> = match since {
             Some(since) => self
@@ -687,6 +713,7 @@ impl Engine {
     }
 
     pub async fn pull(&self, request: PullRequest) -> Result<Transfer, Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         if request.image.contains("nosuch") {
             return Err(Error::NotFound(format!(
                 "pull access denied for {}, repository does not exist or may require 'docker login'",
@@ -716,6 +743,7 @@ impl Engine {
     }
 
     pub async fn load(&self, mut archive: Upload, _quiet: bool) -> Result<Transfer, Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         let mut size = 0;
         while let Some(piece) = archive.recv().await {
             size += piece.map_err(|why| Error::Invalid(why.to_string()))?.len();
@@ -726,6 +754,7 @@ impl Engine {
     }
 
     pub async fn tag(&self, image: ImageId, reference: &str) -> Result<(), Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         let mut world = self.snapshots.world();
         let mut images = (*world.images).clone();
         let tagged = images
@@ -744,6 +773,7 @@ impl Engine {
         _force: bool,
         _noprune: bool,
     ) -> Result<Vec<Removed>, Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         let found = self.snapshots.find_image(wanted)?;
         Ok(vec![
             Removed::Untagged(found.tags[0].clone()),
@@ -752,6 +782,7 @@ impl Engine {
     }
 
     pub async fn create_volume(&self, spec: VolumeSpec) -> Result<Arc<VolumeSnapshot>, Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         let name = spec
             .name
             .clone()
@@ -771,6 +802,7 @@ impl Engine {
     }
 
     pub async fn remove_volume(&self, name: &str, force: bool) -> Result<(), Error> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         let gone = self.snapshots.world().volumes.remove(name);
         if gone.is_some() || force {
             Ok(())
@@ -841,6 +873,7 @@ async fn program<F: Future<Output = ()>>(
             .await;
             127
         }
+        ["true"] => 0,
         ["exit", code] => code.parse().expect("a code"),
         _ => std::future::pending().await,
     }

@@ -10,7 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::cli::Server;
 use super::fake::Engine;
 use crate::docker::frames;
-use crate::docker::{Args, Bind, Message, serve};
+use crate::docker::{Args, Bind, Message, serve, server_config};
 
 /// Nothing in these tests takes this long.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -517,23 +517,22 @@ async fn over_tls_only_clients_with_a_certificate_are_let_in() {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let authority = Authority::new();
     let (certificate, key) = authority.sign("localhost");
-    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
-        Arc::new(authority.roots()),
-        provider.clone(),
+    let pem = |label: &str, der: &[u8]| {
+        use base64::Engine as _;
+        let text = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+    };
+    let config = server_config(
+        pem("CERTIFICATE", &certificate).as_bytes(),
+        pem("PRIVATE KEY", key.secret_der()).as_bytes(),
+        Some(pem("CERTIFICATE", authority.certificate.der()).as_bytes()),
     )
-    .build()
-    .expect("verifier");
-    let config = rustls::ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![certificate], key)
-        .expect("certificate");
+    .expect("configuration");
     let bind = Bind::Tcp("127.0.0.1:0".parse().expect("address"));
     let engine = Engine::new();
     let (actor, address) = serve(Args {
         bind,
-        tls: Some(Arc::new(config)),
+        tls: Some(config),
         engine,
     })
     .await

@@ -1,5 +1,6 @@
 //! Tests of create's checks and merging; the walk through the table of fields.
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::fields::{FIELDS, Field, Section, Treatment};
@@ -332,4 +333,58 @@ fn inspect_gives_back_what_was_given() {
     );
     assert_eq!(document["State"]["StartedAt"], "0001-01-01T00:00:00Z");
     assert_eq!(document["Name"], "/x");
+}
+
+/// Any JSON, with the names of real fields among its keys.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[ -~]{0,12}".prop_map(Value::from),
+        Just(json!("busybox")),
+    ];
+    let key = prop_oneof![
+        (0..FIELDS.len()).prop_map(|n| FIELDS[n].name.to_owned()),
+        prop::sample::select(vec![
+            "HostConfig",
+            "NetworkingConfig",
+            "EndpointsConfig",
+            "bridge",
+            "Type",
+            "Target"
+        ])
+        .prop_map(str::to_owned),
+        "[a-z]{1,4}",
+    ];
+    leaf.prop_recursive(4, 64, 8, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(key.clone(), inner, 0..8)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_body_is_made_or_refused_with_a_status_of_the_clients(mut body in any_json(), minor in 24u32..56) {
+        if let Some(map) = body.as_object_mut() {
+            map.insert("Image".to_owned(), json!("busybox"));
+        }
+        let engine = fake::Engine::new();
+        let made = Request::read(ApiVersion::v1(minor), body, 4).and_then(|r| r.into_spec(&engine, None, ""));
+        if let Err(error) = made {
+            prop_assert!(matches!(error.status().as_u16(), 400 | 404), "{:?}", error);
+            prop_assert!(!error.message().is_empty());
+        }
+    }
+
+    #[test]
+    fn any_words_are_binds_or_refused(text in "[a-z:/.,$ ]{0,30}") {
+        if let Ok(mount) = mounts::bind(&text) {
+            prop_assert!(mount.target().starts_with('/') && mount.target() != "/");
+        }
+    }
 }
