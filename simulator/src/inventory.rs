@@ -311,15 +311,6 @@ impl Transaction {
         });
     }
 
-    /// Unsets a property.
-    pub(crate) fn unset(&mut self, moid: &str, name: &'static str) {
-        if self.snapshot.find(moid).is_some_and(|o| o.props.contains_key(name)) {
-            self.change(moid, |object| {
-                object.props.remove(name);
-            });
-        }
-    }
-
     /// Adds `target` to the references of a property.
     pub(crate) fn add_ref(&mut self, moid: &str, name: &'static str, target: &Moref) {
         let Some(slot) = self.snapshot.find(&target.value).map(|o| o.slot) else { return };

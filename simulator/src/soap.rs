@@ -25,6 +25,7 @@ mod authorization;
 mod collector;
 mod entity;
 mod events;
+mod fetch;
 mod files;
 mod folder;
 mod host;
@@ -161,6 +162,9 @@ pub(crate) async fn handle(world: &Arc<World>, http: HttpCall, body: &[u8]) -> A
     let version = Version::of_action(&http.action).unwrap_or_else(Version::newest);
     let request = match soap::parse_request(body) {
         Ok(request) => request,
+        Err(RequestError::UnknownMethod { this, method, .. }) if method == "Fetch" => {
+            return fetch::answer(world, &http, &this, body, version);
+        }
         Err(error) => return fault(&unreadable(error), version),
     };
     let name = request.method.name;

@@ -12,7 +12,7 @@ use vmomi::{Any, ManagedObjectReference as Moref};
 
 use crate::clock::now;
 use crate::fault::{Fault, Outcome};
-use crate::inventory::{Prop, Transaction};
+use crate::inventory::{Prop, Transaction, class};
 use crate::world::World;
 
 /// How many ended tasks are kept: enough for a client that asks late.
@@ -55,7 +55,8 @@ impl Task {
             task: moref.clone(),
             name: Some(method.to_owned()),
             description_id: description_id(&entity.r#type, method),
-            entity: Some(entity.clone()),
+            // Managers are called too, but only what is part of the tree is an entity.
+            entity: class::is_entity(&entity.r#type).then(|| entity.clone()),
             entity_name: snapshot
                 .find(&entity.value)
                 .and_then(|o| o.text("name"))
@@ -71,7 +72,9 @@ impl Task {
         world.inventory.commit(|t| {
             t.create(moref.clone(), vec![("info", Prop::value(info.clone()))]);
             t.add_ref(&world.ids.task_manager, "recentTask", &moref);
-            t.add_ref(&entity.value, "recentTask", &moref);
+            if class::is_entity(&entity.r#type) {
+                t.add_ref(&entity.value, "recentTask", &moref);
+            }
         });
         Task { world: world.clone(), info: Some(Box::new(info)), doomed }
     }

@@ -65,7 +65,6 @@ struct Shared {
     network: Arc<Network>,
     disks: Option<DiskView>,
     console: Option<PathBuf>,
-    walls: Walls,
     roots: Roots,
     next: AtomicU64,
     guests: Mutex<HashMap<u64, Arc<guest::Running>>>,
@@ -93,9 +92,10 @@ impl NamespaceEngine {
             .map_err(EngineError::step(
                 "open a netlink socket in the simulator's network",
             ))?;
-        client
-            .call(protocol::Request::Hello, vec![OwnedFd::from(netlink)])
-            .await?;
+        let hello = protocol::Request::Hello {
+            walls: config.walls,
+        };
+        client.call(hello, vec![OwnedFd::from(netlink)]).await?;
         if let Some(dir) = &config.console {
             std::fs::create_dir_all(dir)
                 .map_err(EngineError::step(format!("make {}", dir.display())))?;
@@ -105,7 +105,6 @@ impl NamespaceEngine {
             network: config.network,
             disks: config.disks,
             console: config.console,
-            walls: config.walls,
             roots: Roots::default(),
             next: AtomicU64::new(1),
             guests: Mutex::default(),
@@ -168,7 +167,8 @@ impl Shared {
         // does not take is dropped, which kills the guest.
         let shared = Arc::clone(self);
         let boot = tokio::spawn(async move { guest::Running::boot(&shared, number, spec).await });
-        boot.await.map_err(|e| EngineError::step("boot the guest")(io::Error::other(e)))?
+        boot.await
+            .map_err(|e| EngineError::step("boot the guest")(io::Error::other(e)))?
     }
 }
 

@@ -54,8 +54,8 @@ impl Filter {
         let Some(before) = self.known.replace(now.clone()) else {
             // A start that is gone by now is nothing to see, rather than the end of the collector.
             self.reach = walk(now, &self.selection).unwrap_or_default();
-            for slot in &self.reach.order {
-                if let Some(object) = now.at(*slot) {
+            for slot in std::mem::take(&mut self.reach.order) {
+                if let Some(object) = now.at(slot) {
                     let update = reader.enter(object, &self.selection);
                     self.pending.push_back(update);
                 }
@@ -161,9 +161,8 @@ impl Filter {
         let (skip, next) = (selector.skip, selector.next.clone());
         for moref in added {
             if let Some(object) = now.find(&moref.value) {
-                let known = self.reach.order.len();
                 self.reach.visit(now, &self.selection, object, skip, &next);
-                entered.extend_from_slice(&self.reach.order[known..]);
+                entered.append(&mut self.reach.order);
             }
         }
         true
@@ -183,6 +182,7 @@ impl Filter {
                 });
             }
         }
-        self.reach.order.iter().filter(|s| !old.members.contains(s)).copied().collect()
+        let order = std::mem::take(&mut self.reach.order);
+        order.into_iter().filter(|s| !old.members.contains(s)).collect()
     }
 }

@@ -159,6 +159,12 @@ impl Reader {
         path.get(object)
     }
 
+    /// Reads one property of an object by its name; `None`: unset.
+    pub(crate) fn fetch(&self, object: &Object, name: &str) -> Outcome<Option<Any>> {
+        let path = Path::parse(&object.moref.r#type, name)?;
+        Ok(self.value(object, &path))
+    }
+
     fn wanted<'a>(object: &Object, selection: &'a Selection) -> impl Iterator<Item = &'a Wanted> {
         let r#type = object.moref.r#type.clone();
         selection.wanted.iter().filter(move |w| class::is_a(&r#type, &w.r#type))

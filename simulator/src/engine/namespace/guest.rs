@@ -77,7 +77,6 @@ impl Running {
                 .collect(),
             nics,
             serials,
-            walls: shared.walls.clone(),
         };
         let console = shared
             .console(&spec.instance)
@@ -87,6 +86,7 @@ impl Running {
             .client
             .call(Request::Start(Box::new(start)), vec![console])
             .await?;
+        eprintln!("{:?}", done.steps);
         tracing::debug!(vm = spec.name, pid = done.pid, steps = ?done.steps, "guest runs");
 
         let (events, receiver) = mpsc::unbounded_channel();

@@ -19,13 +19,16 @@ use nix::libc;
 use tether_sys::{fdpass, mount, poll, process};
 
 use super::protocol::{Call, Done, Failure, How, MAX_MESSAGE, Report, Request};
+use super::walls::Walls;
 
 mod cgroup;
 mod child;
 mod guest;
+mod stem;
 
 use cgroup::Cgroups;
 use guest::Guest;
+use stem::Stem;
 
 /// The name under which the helper is started.
 pub(super) const ARGV0: &str = "vic-sim-helper";
@@ -68,6 +71,13 @@ pub(super) struct Helper {
     netlink: Option<tether_sys::netlink::Netlink>,
     roots: PathBuf,
     guests: BTreeMap<u64, Guest>,
+    walls: Walls,
+    /// The process that the next guest will be made of.
+    stem: Option<Stem>,
+    /// How many stems there were: the names of cgroups.
+    stems: u64,
+    /// Whether making a stem has failed; a start tries again.
+    stemless: bool,
     /// Cgroups of guests that are gone, which the kernel did not let go of yet.
     untidy: Vec<cgroup::GuestCgroup>,
 }
@@ -104,6 +114,10 @@ fn run() -> io::Result<()> {
         netlink: None,
         roots,
         guests: BTreeMap::new(),
+        walls: Walls::default(),
+        stem: None,
+        stems: 0,
+        stemless: false,
         untidy: Vec::new(),
     };
     let result = helper.serve(control.as_fd());
@@ -134,6 +148,23 @@ impl Helper {
                 let call: Call = serde_json::from_slice(&buffer[..length])?;
                 self.answer(control, call, fds)?;
             }
+        }
+    }
+
+    fn wants_stem(&self) -> bool {
+        self.stem.is_none() && !self.stemless && self.netlink.is_some()
+    }
+
+    /// Takes the stem, or makes one now.
+    fn take_stem(&mut self) -> Result<Stem, StepError> {
+        self.stemless = false;
+        match self.stem.take() {
+            Some(stem) if stem.is_alive() => Ok(stem),
+            Some(dead) => {
+                self.untidy.push(dead.abandon());
+                Stem::make(self)
+            }
+            None => Stem::make(self),
         }
     }
 
@@ -196,7 +227,10 @@ impl Helper {
             source: io::ErrorKind::NotFound.into(),
         };
         match request {
-            Request::Hello => self.netlink = Some(fds.pop().ok_or_else(missing)?.into()),
+            Request::Hello { walls } => {
+                self.netlink = Some(fds.pop().ok_or_else(missing)?.into());
+                self.walls = walls;
+            }
             Request::AddRoot { root } => {
                 let fd = fds.pop().ok_or_else(missing)?;
                 let path = self.roots.join(root);
@@ -233,6 +267,9 @@ impl Helper {
 
     /// Kills all guests, waits for them, and removes every cgroup.
     fn end(&mut self) {
+        if let Some(stem) = self.stem.take() {
+            self.untidy.push(stem.abandon());
+        }
         for guest in self.guests.values() {
             guest.kill();
         }

@@ -23,7 +23,10 @@ pub(super) struct Call {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Request {
     /// First message; brings a rtnetlink socket of the simulator's network namespace.
-    Hello,
+    Hello {
+        /// The walls that stand.
+        walls: Walls,
+    },
     /// Brings a read-only root file system as a detached mount.
     AddRoot {
         /// Name by which [`Request::Start`] will call it.
@@ -71,8 +74,6 @@ pub(super) struct Start {
     pub(super) nics: Vec<Nic>,
     /// Its serial ports: index, and the file of a file-backed one.
     pub(super) serials: Vec<(u32, Option<PathBuf>)>,
-    /// The walls that stand.
-    pub(super) walls: Walls,
 }
 
 /// A disk that has a block device already.

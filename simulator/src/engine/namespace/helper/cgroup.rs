@@ -74,8 +74,15 @@ impl Cgroups {
         Ok(this)
     }
 
-    /// Makes the cgroups of a guest, with its limits.
-    pub(super) fn make(&self, name: &str, cpu: u64, memory_mb: u64) -> io::Result<GuestCgroup> {
+    /// Sets the limits of a guest.
+    pub(super) fn limit(&self, guest: &GuestCgroup, cpu: u64, memory_mb: u64) {
+        for (hierarchy, outer) in self.hierarchies.iter().zip(&guest.outer) {
+            limit(hierarchy, outer, cpu, memory_mb);
+        }
+    }
+
+    /// Makes the cgroups of a guest.
+    pub(super) fn make(&self, name: &str) -> io::Result<GuestCgroup> {
         let mut guest = GuestCgroup {
             outer: Vec::new(),
             v2: None,
@@ -94,7 +101,6 @@ impl Cgroups {
             if cpuset {
                 inherit_cpuset(&outer, &inner);
             }
-            limit(hierarchy, &outer, cpu, memory_mb);
             if hierarchy.v1.is_none() {
                 enable_controllers(&outer);
                 guest.v2 = Some(outer);

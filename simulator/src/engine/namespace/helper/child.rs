@@ -1,13 +1,14 @@
 //! What happens in the new process between clone and the guest's `/init`.
 
+use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::libc;
-use tether_sys::{caps, mount, process, seccomp, signals};
+use tether_sys::{caps, fdpass, mount, process, seccomp, signals};
 
 use super::super::walls::{Wall, Walls, denied_calls, guest_capabilities};
 use super::cgroup::GuestCgroup;
@@ -16,89 +17,86 @@ use super::{StepError, WORK, step};
 /// Directory below [`WORK`] on which the guest's root is put together.
 pub(super) const STAGE: &str = "stage";
 
-/// What the child needs; all of it is made by the helper before the clone.
-pub(super) struct Plan<'a> {
-    /// The root, a detached mount.
-    pub(super) root: &'a OwnedFd,
-    /// `/dev`, a detached mount.
-    pub(super) dev: &'a OwnedFd,
-    /// File-backed serial ports: name below `/dev`, and a detached mount of the file.
-    pub(super) files: &'a [(String, OwnedFd)],
-    /// Where PID 1's standard output and error go.
-    pub(super) console: &'a OwnedFd,
-    /// The guest's cgroups.
-    pub(super) cgroup: &'a GuestCgroup,
-    /// The walls that stand.
-    pub(super) walls: &'a Walls,
-    /// Read to learn that the network adapters are there; end of file means to give up.
-    pub(super) go: &'a OwnedFd,
-    /// Closed by exec, or written when a step fails.
-    pub(super) fail: &'a OwnedFd,
-    /// The helper's ends of both pipes, which this copy must not hold.
-    pub(super) parents: [RawFd; 2],
-}
+/// Longest message from the helper.
+const MAX_PARTS: usize = 16 * 1024;
 
-/// Runs in the child; returns only when something failed.
-pub(super) fn main(plan: &Plan<'_>) -> i32 {
-    let Err(error) = prepare(plan);
+/// Runs in the child; returns only when something failed. `socket` leads to the helper.
+pub(super) fn main(socket: OwnedFd, cgroup: &GuestCgroup, walls: &Walls) -> i32 {
+    // Copies of the helper's descriptors are none of a guest's business, and would keep alive what
+    // other guests leave.
+    let Ok(socket) = process::keep_only(socket) else {
+        return 126;
+    };
+    let Err(error) = become_guest(&socket, cgroup, walls);
     let message = format!(
         "{}\n{}",
-        error.source.raw_os_error().unwrap_or(0),
+        error.source.raw_os_error().unwrap_or(libc::EIO),
         error.what
     );
-    if let Ok(fail) = plan.fail.try_clone() {
-        // Nobody is left to tell when this fails.
-        let _ = File::from(fail).write_all(message.as_bytes());
-    }
+    // Nobody is left to tell when this fails.
+    let _ = fdpass::send(socket.as_fd(), message.as_bytes(), &[]);
     126
 }
 
-/// Lets the child go on, and waits until `/init` runs or a step has failed.
-pub(super) fn release(go: OwnedFd, fail: OwnedFd) -> Result<(), StepError> {
-    File::from(go)
-        .write_all(b"g")
-        .map_err(step("start the guest"))?;
-    let mut message = String::new();
-    File::from(fail)
-        .read_to_string(&mut message)
-        .map_err(step("hear of the guest"))?;
-    let Some((errno, what)) = message.split_once('\n') else {
-        return Ok(());
-    };
-    let errno = errno.parse().unwrap_or(libc::EIO);
-    Err(step(what)(io::Error::from_raw_os_error(errno)))
+/// What the guest's mounts are made of.
+struct Parts {
+    root: OwnedFd,
+    dev: OwnedFd,
+    console: OwnedFd,
+    /// File-backed serial ports: name below `/dev`, and a detached mount of the file.
+    files: Vec<(String, OwnedFd)>,
 }
 
-fn prepare(plan: &Plan<'_>) -> Result<std::convert::Infallible, StepError> {
+fn become_guest(
+    socket: &OwnedFd,
+    cgroup: &GuestCgroup,
+    walls: &Walls,
+) -> Result<Infallible, StepError> {
     process::set_parent_death_signal(libc::SIGKILL).map_err(step("tie the guest to the helper"))?;
-    for fd in plan.parents {
-        // Ours is a copy: with it open, the helper's end would never be seen to close.
-        let _ = nix::unistd::close(fd);
-    }
-    let inner = plan.walls.has(Wall::CgroupRoot);
-    plan.cgroup
+    let inner = walls.has(Wall::CgroupRoot);
+    cgroup
         .join(inner)
         .map_err(step("enter the guest's cgroups"))?;
     if inner {
         process::unshare(process::NEWCGROUP).map_err(step("make a cgroup namespace"))?;
     }
-    root(plan)?;
-    let mut go = [0];
-    let go_pipe = plan.go.try_clone().map_err(step("wait for the network"))?;
-    File::from(go_pipe)
-        .read_exact(&mut go)
-        .map_err(step("wait for the network"))?;
-    restrict(plan.walls)?;
-    exec(plan).map_err(step("run /init"))
-}
-
-fn root(plan: &Plan<'_>) -> Result<(), StepError> {
     let private = mount::MS_REC | mount::MS_PRIVATE;
     mount::mount(None, "/".as_ref(), None, private, None).map_err(step("leave shared mounts"))?;
+
+    let parts = receive_parts(socket).map_err(step("receive the guest's parts"))?;
+    root(&parts, walls)?;
+    let mut go = [0; 8];
+    let (length, _) = fdpass::receive(socket.as_fd(), &mut go).map_err(step("wait to start"))?;
+    if length == 0 {
+        return Err(step("wait to start")(io::ErrorKind::UnexpectedEof.into()));
+    }
+    restrict(walls)?;
+    exec(&parts.console).map_err(step("run /init"))
+}
+
+fn receive_parts(socket: &OwnedFd) -> io::Result<Parts> {
+    let mut buffer = vec![0; MAX_PARTS];
+    let (length, fds) = fdpass::receive(socket.as_fd(), &mut buffer)?;
+    if length == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let names: Vec<String> = serde_json::from_slice(&buffer[..length])?;
+    let mut fds = fds.into_iter();
+    let mut next = || fds.next().ok_or(io::ErrorKind::UnexpectedEof);
+    let (root, dev, console) = (next()?, next()?, next()?);
+    Ok(Parts {
+        root,
+        dev,
+        console,
+        files: names.into_iter().zip(fds).collect(),
+    })
+}
+
+fn root(parts: &Parts, walls: &Walls) -> Result<(), StepError> {
     let stage = Path::new(WORK).join(STAGE);
-    mount::attach(plan.root.as_fd(), &stage).map_err(step("mount the root"))?;
-    mount::attach(plan.dev.as_fd(), &stage.join("dev")).map_err(step("mount /dev"))?;
-    for (name, tree) in plan.files {
+    mount::attach(parts.root.as_fd(), &stage).map_err(step("mount the root"))?;
+    mount::attach(parts.dev.as_fd(), &stage.join("dev")).map_err(step("mount /dev"))?;
+    for (name, tree) in &parts.files {
         mount::attach(tree.as_fd(), &stage.join("dev").join(name))
             .map_err(step("mount a serial file"))?;
     }
@@ -113,7 +111,7 @@ fn root(plan: &Plan<'_>) -> Result<(), StepError> {
         )
         .map_err(step(format!("mount /{dir}")))?;
     }
-    if plan.walls.has(Wall::Root) {
+    if walls.has(Wall::Root) {
         let here = Path::new(".");
         nix::unistd::chdir(&stage).map_err(|e| step("enter the root")(e.into()))?;
         mount::pivot_root(here, here).map_err(step("change the root"))?;
@@ -129,35 +127,32 @@ fn restrict(walls: &Walls) -> Result<(), StepError> {
         seccomp::install(&denied_calls().build()).map_err(step("install the call filter"))?;
     }
     if walls.has(Wall::Capabilities) {
-        let keep = caps::permitted()
-            .map_err(step("read capabilities"))?
-            .and(guest_capabilities());
-        caps::limit_bounding(keep).map_err(step("limit capabilities"))?;
-        caps::clear_ambient().map_err(step("limit capabilities"))?;
-        caps::set(keep, keep, caps::CapSet::default()).map_err(step("limit capabilities"))?;
+        keep_capabilities(guest_capabilities()).map_err(step("limit capabilities"))?;
     }
     if !walls.has(Wall::Pids)
         && let Some(boot) = caps::CapSet::number("SYS_BOOT")
     {
         // Outside a PID namespace, reboot means the host.
-        let keep = caps::permitted()
-            .map_err(step("read capabilities"))?
-            .without(boot);
-        caps::limit_bounding(keep).map_err(step("limit capabilities"))?;
-        caps::set(keep, keep, caps::CapSet::default()).map_err(step("limit capabilities"))?;
+        keep_capabilities(caps::CapSet::ALL.without(boot)).map_err(step("limit capabilities"))?;
     }
     Ok(())
 }
 
-fn exec(plan: &Plan<'_>) -> io::Result<std::convert::Infallible> {
+fn keep_capabilities(wanted: caps::CapSet) -> io::Result<()> {
+    let keep = caps::permitted()?.and(wanted);
+    caps::limit_bounding(keep)?;
+    caps::clear_ambient()?;
+    caps::set(keep, keep, caps::CapSet::default())
+}
+
+fn exec(console: &OwnedFd) -> io::Result<Infallible> {
     signals::reset()?;
     // The helper's session is not the guest's; a group leader cannot be here, so this succeeds.
     process::setsid()?;
     let null = File::open("/dev/null")?;
     process::dup_onto(null.as_fd(), 0)?;
-    process::dup_onto(plan.console.as_fd(), 1)?;
-    process::dup_onto(plan.console.as_fd(), 2)?;
-    debug_assert!(plan.fail.as_raw_fd() > 2);
+    process::dup_onto(console.as_fd(), 1)?;
+    process::dup_onto(console.as_fd(), 2)?;
     process::cloexec_from(3)?;
     let _ = process::umask(0o022);
     let argv = [CString::from(c"/init")];

@@ -12,9 +12,9 @@ use tether_sys::netlink::{Netlink, Veth};
 use tether_sys::{mount, process};
 
 use super::super::protocol::{Disk, Nic, Start};
-use super::super::walls::Wall;
+use super::super::walls::{Wall, Walls};
 use super::cgroup::GuestCgroup;
-use super::child::{self, Plan};
+use super::stem::Stem;
 use super::{Helper, StepError, step};
 
 /// Character devices that every guest has: name, major, minor, mode.
@@ -58,15 +58,11 @@ impl Guest {
             steps.push((name.to_owned(), clock.elapsed().as_micros() as u64));
             clock = Instant::now();
         };
-        let name = format!("{}.{}", start.guest, start.instance);
-        let cgroup = helper
-            .cgroups
-            .make(&name, start.cpu_millis, start.memory_mb)
-            .map_err(step("make the guest's cgroups"))?;
-        lap("cgroups");
-        let made = Self::assemble(helper, start, console, listeners, &cgroup, &mut lap);
-        match made {
-            Ok((child, wall, dev, by_slot)) => {
+        let stem = helper.take_stem()?;
+        lap("stem");
+        match Self::assemble(helper, &stem, start, &console, listeners, &mut lap) {
+            Ok((wall, dev, by_slot)) => {
+                let (child, cgroup) = stem.into_parts();
                 let disks = start.disks.clone();
                 Ok(Self {
                     child,
@@ -79,8 +75,7 @@ impl Guest {
             }
             Err(error) => {
                 listeners.clear();
-                cgroup.kill();
-                helper.untidy.push(cgroup);
+                helper.untidy.push(stem.abandon());
                 Err(error)
             }
         }
@@ -89,76 +84,42 @@ impl Guest {
     #[allow(clippy::type_complexity)]
     fn assemble(
         helper: &mut Helper,
+        stem: &Stem,
         start: &Start,
-        console: OwnedFd,
+        console: &OwnedFd,
         listeners: &mut Vec<OwnedFd>,
-        cgroup: &GuestCgroup,
         lap: &mut impl FnMut(&str),
-    ) -> Result<(process::Child, Option<(Program, OwnedFd)>, OwnedFd, OwnedFd), StepError> {
-        let wall = raise_walls(start, cgroup)?;
+    ) -> Result<(Option<(Program, OwnedFd)>, OwnedFd, OwnedFd), StepError> {
+        helper
+            .cgroups
+            .limit(stem.cgroup(), start.cpu_millis, start.memory_mb);
+        let wall = raise_walls(&helper.walls, start, stem.cgroup())?;
         lap("walls");
         let (dev, by_slot) = make_dev(start, listeners).map_err(step("make the guest's /dev"))?;
         lap("dev");
-        let mut files = Vec::new();
-        for (index, path) in &start.serials {
-            if let Some(path) = path {
-                let what = format!("open the file of serial port {index}");
-                let tree = mount::clone_tree(path, false).map_err(step(what))?;
-                let flags = mount::ATTR_NODEV | mount::ATTR_NOSUID | mount::ATTR_NOEXEC;
-                mount::set_attributes(tree.as_fd(), flags).map_err(step("bind a serial file"))?;
-                files.push((format!("ttyS{index}"), tree));
-            }
-        }
         let root = mount::clone_tree(&helper.roots.join(&start.root), false)
             .map_err(step("bind the guest's root"))?;
         let flags = mount::ATTR_RDONLY | mount::ATTR_NODEV | mount::ATTR_NOSUID;
         mount::set_attributes(root.as_fd(), flags).map_err(step("bind the guest's root"))?;
-        let (go_read, go_write) = process::pipe().map_err(step("make a pipe"))?;
-        let (fail_read, fail_write) = process::pipe().map_err(step("make a pipe"))?;
-
-        let walls = &start.walls;
-        let mut namespaces = process::NEWUTS | process::NEWIPC | process::NEWNS;
-        if walls.has(Wall::Pids) {
-            namespaces |= process::NEWPID;
+        let (mut names, mut fds) = (Vec::new(), vec![root.as_fd(), dev.as_fd(), console.as_fd()]);
+        let files = bind_files(&start.serials)?;
+        for (name, tree) in &files {
+            names.push(name.clone());
+            fds.push(tree.as_fd());
         }
-        if walls.has(Wall::Network) {
-            namespaces |= process::NEWNET;
-        }
-        let plan = Plan {
-            root: &root,
-            dev: &dev,
-            files: &files,
-            console: &console,
-            cgroup,
-            walls,
-            go: &go_read,
-            fail: &fail_write,
-            parents: [go_write.as_raw_fd(), fail_read.as_raw_fd()],
-        };
-        let args = process::CloneArgs {
-            namespaces,
-            cgroup: None,
-        };
-        let child = process::spawn(&args, || child::main(&plan)).map_err(step("clone"))?;
-        drop((go_read, fail_write, root, files));
-        lap("clone");
+        stem.send_parts(&names, &fds)?;
+        lap("parts");
         // Without a namespace of its own, the guest's ends would be the host's links.
-        let nics: &[Nic] = if walls.has(Wall::Network) {
+        let nics: &[Nic] = if helper.walls.has(Wall::Network) {
             &start.nics
         } else {
             &[]
         };
-        let plugged = plug(helper.netlink.as_mut(), nics, child.pid);
+        plug(helper.netlink.as_mut(), nics, stem.pid())?;
         lap("nics");
-        let booted = plugged.and_then(|()| child::release(go_write, fail_read));
+        stem.release()?;
         lap("boot");
-        if let Err(error) = booted {
-            // It may have ended by itself.
-            let _ = process::pidfd_signal(child.pidfd.as_fd(), libc::SIGKILL);
-            let _ = process::wait(child.pid);
-            return Err(error);
-        }
-        Ok((child, wall, dev, by_slot))
+        Ok((wall, dev, by_slot))
     }
 
     pub(super) fn pid(&self) -> i32 {
@@ -215,11 +176,26 @@ impl Guest {
     }
 }
 
+fn bind_files(
+    serials: &[(u32, Option<std::path::PathBuf>)],
+) -> Result<Vec<(String, OwnedFd)>, StepError> {
+    let mut files = Vec::new();
+    for (index, path) in serials {
+        let Some(path) = path else { continue };
+        let what = format!("open the file of serial port {index}");
+        let tree = mount::clone_tree(path, false).map_err(step(what))?;
+        let flags = mount::ATTR_NODEV | mount::ATTR_NOSUID | mount::ATTR_NOEXEC;
+        mount::set_attributes(tree.as_fd(), flags).map_err(step("bind a serial file"))?;
+        files.push((format!("ttyS{index}"), tree));
+    }
+    Ok(files)
+}
+
 fn raise_walls(
+    walls: &Walls,
     start: &Start,
     cgroup: &GuestCgroup,
 ) -> Result<Option<(Program, OwnedFd)>, StepError> {
-    let walls = &start.walls;
     let needed = walls.has(Wall::Devices) || walls.has(Wall::Sysctls);
     let Some(path) = cgroup.v2() else {
         if needed {
