@@ -244,3 +244,84 @@ impl ServerCertVerifier for Verifier {
             .supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::{ClientConnection, ServerConfig, ServerConnection};
+
+    /// Shakes hands in memory; gives what the client says, and the server's thumbprint.
+    fn handshake(
+        trust: impl Fn(Thumbprint, String) -> Trust,
+        name: &str,
+    ) -> Result<(), rustls::Error> {
+        let issued = rcgen::generate_simple_self_signed(["esx.example".to_owned()]).unwrap();
+        let certificate = issued.cert.der().clone();
+        let key =
+            rustls::pki_types::PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
+        let server = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key)
+            .unwrap();
+        let config =
+            client_config(&trust(Thumbprint::of(&certificate), issued.cert.pem())).unwrap();
+        let mut client = ClientConnection::new(
+            Arc::new(config),
+            ServerName::try_from(name.to_owned()).unwrap(),
+        )
+        .unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        while client.is_handshaking() {
+            let mut bytes = Vec::new();
+            client.write_tls(&mut bytes).unwrap();
+            server.read_tls(&mut bytes.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            let mut bytes = Vec::new();
+            server.write_tls(&mut bytes).unwrap();
+            client.read_tls(&mut bytes.as_slice()).unwrap();
+            client.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_thumbprint_is_read_as_vsphere_shows_it() {
+        let print = Thumbprint::of(b"abc");
+        assert_eq!(
+            print.to_string(),
+            "A9:99:3E:36:47:06:81:6A:BA:3E:25:71:78:50:C2:6C:9C:D0:D8:9D"
+        );
+        assert_eq!(
+            Thumbprint::parse("a9993e364706816aba3e25717850c26c9cd0d89d"),
+            Some(print)
+        );
+        assert_eq!(Thumbprint::parse("A9:99"), None);
+    }
+
+    #[test]
+    fn a_server_is_trusted_by_its_thumbprint_whatever_its_name() {
+        assert!(handshake(|print, _| Trust::Thumbprint(print), "other.example").is_ok());
+        assert!(
+            handshake(
+                |_, _| Trust::Thumbprint(Thumbprint::of(b"x")),
+                "esx.example"
+            )
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn a_server_is_trusted_by_its_authority_under_its_name_only() {
+        assert!(handshake(|_, pem| Trust::Authorities(pem), "esx.example").is_ok());
+        assert!(handshake(|_, pem| Trust::Authorities(pem), "other.example").is_err());
+        let other = rcgen::generate_simple_self_signed(["esx.example".to_owned()])
+            .unwrap()
+            .cert
+            .pem();
+        assert!(handshake(|_, _| Trust::Authorities(other.clone()), "esx.example").is_err());
+        assert!(handshake(|_, _| Trust::Authorities(String::new()), "esx.example").is_err());
+        assert!(handshake(|_, _| Trust::Anybody, "other.example").is_ok());
+    }
+}

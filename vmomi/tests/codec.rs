@@ -521,3 +521,30 @@ fn the_tables_tell_what_a_server_asks() {
     }
     assert_eq!(DateTime::default().to_string(), "1970-01-01T00:00:00Z");
 }
+
+#[test]
+fn every_type_is_read_as_it_was_written() {
+    for info in data::all() {
+        let change = PropertyChange {
+            val: Some(Any::Data(Poly::from_data((info.new)()).unwrap())),
+            ..Default::default()
+        };
+        let object = ObjectUpdate {
+            change_set: vec![change],
+            ..Default::default()
+        };
+        let update = PropertyFilterUpdate {
+            object_set: vec![object],
+            ..Default::default()
+        };
+        let set = UpdateSet {
+            filter_set: vec![update],
+            ..Default::default()
+        };
+        let text = soap::response("WaitForUpdatesEx", &set, Version::newest());
+        let read = soap::parse_response::<WaitForUpdatesExRequest>(text.as_bytes())
+            .unwrap()
+            .unwrap();
+        assert_eq!(read, Some(set), "{}", info.name);
+    }
+}

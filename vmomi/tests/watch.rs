@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/server.rs"]
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +33,7 @@ struct World {
 struct Fake {
     world: Mutex<World>,
     changed: Notify,
+    waits: std::sync::atomic::AtomicUsize,
     slow_filter: Notify,
     hold_filters: std::sync::atomic::AtomicBool,
 }
@@ -41,6 +43,7 @@ impl Fake {
         Arc::new(Self {
             world: Mutex::default(),
             changed: Notify::new(),
+            waits: 0.into(),
             slow_filter: Notify::new(),
             hold_filters: false.into(),
         })
@@ -52,7 +55,8 @@ impl Fake {
     }
 
     fn current(&self, this: &ManagedObjectReference) -> bool {
-        this.value.ends_with(&format!("-{}", self.world.lock().unwrap().epoch))
+        this.value
+            .ends_with(&format!("-{}", self.world.lock().unwrap().epoch))
     }
 
     fn updates(&self) -> Option<UpdateSet> {
@@ -62,13 +66,20 @@ impl Fake {
         let mut objects = Vec::new();
         for (task, error) in &world.ended {
             if world.listed.contains(task) && world.told.insert(task.clone()) {
-                let state = if error.is_some() { TaskInfoState::Error } else { TaskInfoState::Success };
+                let state = if error.is_some() {
+                    TaskInfoState::Error
+                } else {
+                    TaskInfoState::Success
+                };
                 let change = |name: &str, val: Any| PropertyChange {
                     name: name.into(),
                     val: Some(val),
                     ..Default::default()
                 };
-                let mut changes = vec![change("info.state", state.into()), change("info.name", "Test_Task".into())];
+                let mut changes = vec![
+                    change("info.state", state.into()),
+                    change("info.name", "Test_Task".into()),
+                ];
                 if let Some(error) = error {
                     changes.push(change("info.error", error.clone().into()));
                 }
@@ -81,8 +92,13 @@ impl Fake {
             }
         }
         if !objects.is_empty() {
-            let filter = ManagedObjectReference::new("PropertyFilter", format!("filter-{}-1", world.epoch));
-            sets.push(PropertyFilterUpdate { filter, object_set: objects, ..Default::default() });
+            let filter =
+                ManagedObjectReference::new("PropertyFilter", format!("filter-{}-1", world.epoch));
+            sets.push(PropertyFilterUpdate {
+                filter,
+                object_set: objects,
+                ..Default::default()
+            });
         }
         (!sets.is_empty()).then(|| UpdateSet {
             version: "v".into(),
@@ -93,8 +109,14 @@ impl Fake {
 
     async fn answer(self: Arc<Self>, request: Request) -> Reply {
         let method = request.method.name;
-        let made = |kind: &str, id: String| Reply::of(method, &ManagedObjectReference::new(kind, id));
-        let gone = || Reply::fault(ManagedObjectNotFound { obj: request.this.clone(), ..Default::default() });
+        let made =
+            |kind: &str, id: String| Reply::of(method, &ManagedObjectReference::new(kind, id));
+        let gone = || {
+            Reply::fault(ManagedObjectNotFound {
+                obj: request.this.clone(),
+                ..Default::default()
+            })
+        };
         match method {
             "CreatePropertyCollector" => {
                 let mut world = self.world.lock().unwrap();
@@ -105,7 +127,10 @@ impl Fake {
                 };
                 made("PropertyCollector", format!("pc-{}", world.epoch))
             }
-            "CreateListView" => made("ListView", format!("list-{}", self.world.lock().unwrap().epoch)),
+            "CreateListView" => made(
+                "ListView",
+                format!("list-{}", self.world.lock().unwrap().epoch),
+            ),
             "CreateFilter" if !self.current(&request.this) => gone(),
             "CreateFilter" => {
                 let filter = {
@@ -128,10 +153,20 @@ impl Fake {
             }
             "ModifyListView" if !self.current(&request.this) => gone(),
             "ModifyListView" => {
-                let request = request.arguments.downcast::<ModifyListViewRequest>().unwrap();
-                let unresolved: Vec<_> = request.add.iter().filter(|t| t.value == "nobody").cloned().collect();
+                let request = request
+                    .arguments
+                    .downcast::<ModifyListViewRequest>()
+                    .unwrap();
+                let unresolved: Vec<_> = request
+                    .add
+                    .iter()
+                    .filter(|t| t.value == "nobody")
+                    .cloned()
+                    .collect();
                 self.change(|world| {
-                    world.listed.extend(request.add.into_iter().map(|t| t.value));
+                    world
+                        .listed
+                        .extend(request.add.into_iter().map(|t| t.value));
                     for task in request.remove {
                         world.listed.remove(&task.value);
                     }
@@ -158,6 +193,7 @@ impl Fake {
                 if let Some(set) = self.updates() {
                     return Reply::of(method, &set);
                 }
+                self.waits.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                 changed.await;
             },
             "DestroyPropertyFilter" => Reply::of(method, &()),
@@ -179,7 +215,9 @@ fn task(id: &str) -> ManagedObjectReference {
 }
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it should be soon")
+    tokio::time::timeout(Duration::from_secs(20), future)
+        .await
+        .expect("it should be soon")
 }
 
 #[tokio::test]
@@ -188,7 +226,13 @@ async fn a_task_is_awaited_with_one_call_and_its_fault_is_the_error() {
     let (server, client) = start(&fake).await;
     fake.change(|w| {
         w.ended.insert("t1".into(), None);
-        w.ended.insert("t2".into(), Some(LocalizedMethodFault::new(FileNotFound::default(), "no file")));
+        w.ended.insert(
+            "t2".into(),
+            Some(LocalizedMethodFault::new(
+                FileNotFound::default(),
+                "no file",
+            )),
+        );
     });
     let info = soon(client.wait_task(&task("t1"))).await.unwrap();
     assert_eq!(info.state, TaskInfoState::Success);
@@ -214,7 +258,11 @@ async fn many_tasks_share_the_calls_that_list_them() {
     while fake.world.lock().unwrap().listed.len() < 200 {
         tokio::task::yield_now().await;
     }
-    assert!(server.count("ModifyListView") <= 100, "{}", server.count("ModifyListView"));
+    assert!(
+        server.count("ModifyListView") <= 100,
+        "{}",
+        server.count("ModifyListView")
+    );
     fake.change(|w| w.ended.extend((0..200).map(|n| (format!("t{n}"), None))));
     for wait in waits {
         soon(wait).await.unwrap().unwrap();
@@ -226,7 +274,10 @@ async fn a_task_that_the_server_does_not_know_is_lost_and_says_so() {
     let fake = Fake::new();
     let (_server, client) = start(&fake).await;
     let error = soon(client.wait_task(&task("nobody"))).await.unwrap_err();
-    assert!(matches!(error, vmomi::Error::TaskLost { .. }) && error.is_ambiguous(), "{error:?}");
+    assert!(
+        matches!(error, vmomi::Error::TaskLost { .. }) && error.is_ambiguous(),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -253,23 +304,80 @@ async fn a_broken_wait_goes_on_and_a_lost_collector_is_made_anew_with_all_that_h
         w.ended.insert("t1".into(), None);
         let filter = ManagedObjectReference::new("PropertyFilter", format!("filter-{}-2", w.epoch));
         let object_set = vec![ObjectUpdate::default()];
-        w.updates.push(PropertyFilterUpdate { filter, object_set, ..Default::default() });
+        w.updates.push(PropertyFilterUpdate {
+            filter,
+            object_set,
+            ..Default::default()
+        });
     });
-    assert_eq!(soon(wait).await.unwrap().unwrap().state, TaskInfoState::Success);
+    assert_eq!(
+        soon(wait).await.unwrap().unwrap().state,
+        TaskInfoState::Success
+    );
     let batch = soon(filter.next()).await.unwrap();
-    assert!(batch.fresh && batch.complete && batch.objects.len() == 1, "{batch:?}");
+    assert!(
+        batch.fresh && batch.complete && batch.objects.len() == 1,
+        "{batch:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_collector_that_went_while_its_wait_still_stands_is_missed_by_the_next_who_needs_it() {
+    let fake = Fake::new();
+    let (server, client) = start(&fake).await;
+    let waits = || fake.waits.load(std::sync::atomic::Ordering::SeqCst);
+    while waits() == 0 {
+        tokio::task::yield_now().await;
+    }
+    {
+        // Nobody wakes the wait.
+        let mut world = fake.world.lock().unwrap();
+        world.epoch += 1;
+        world.ended.insert("t1".into(), None);
+    }
+    assert_eq!(
+        soon(client.wait_task(&task("t1"))).await.unwrap().state,
+        TaskInfoState::Success
+    );
+    assert_eq!(server.count("CreatePropertyCollector"), 2);
+    fake.world.lock().unwrap().epoch += 1;
+    let view = ManagedObjectReference::new("ContainerView", "v");
+    let mut filter = client
+        .watch()
+        .await
+        .unwrap()
+        .filter(view_spec(&view, &["VirtualMachine"], &[]))
+        .await
+        .unwrap();
+    while fake.world.lock().unwrap().filters < 2 {
+        tokio::task::yield_now().await;
+    }
+    fake.change(|w| {
+        let filter = ManagedObjectReference::new("PropertyFilter", format!("filter-{}-2", w.epoch));
+        w.updates.push(PropertyFilterUpdate {
+            filter,
+            ..Default::default()
+        });
+    });
+    assert!(soon(filter.next()).await.unwrap().fresh);
 }
 
 #[tokio::test]
 async fn a_filters_first_state_is_not_lost_when_it_comes_before_the_filter() {
     let fake = Fake::new();
     let (server, client) = start(&fake).await;
-    fake.hold_filters.store(true, std::sync::atomic::Ordering::SeqCst);
+    fake.hold_filters
+        .store(true, std::sync::atomic::Ordering::SeqCst);
     let making = {
         let client = client.clone();
         tokio::spawn(async move {
             let view = ManagedObjectReference::new("ContainerView", "v");
-            client.watch().await.unwrap().filter(view_spec(&view, &["VirtualMachine"], &[])).await
+            client
+                .watch()
+                .await
+                .unwrap()
+                .filter(view_spec(&view, &["VirtualMachine"], &[]))
+                .await
         })
     };
     // The wait has given the update and begun again before the creation is answered.
@@ -290,11 +398,22 @@ async fn a_truncated_state_is_told_as_incomplete_until_its_end() {
     let fake = Fake::new();
     let (_server, client) = start(&fake).await;
     let view = ManagedObjectReference::new("ContainerView", "v");
-    let mut filter = client.watch().await.unwrap().filter(view_spec(&view, &["VirtualMachine"], &[])).await.unwrap();
+    let mut filter = client
+        .watch()
+        .await
+        .unwrap()
+        .filter(view_spec(&view, &["VirtualMachine"], &[]))
+        .await
+        .unwrap();
     let update = |w: &mut World, filter: u32| {
-        let filter = ManagedObjectReference::new("PropertyFilter", format!("filter-{}-{filter}", w.epoch));
+        let filter =
+            ManagedObjectReference::new("PropertyFilter", format!("filter-{}-{filter}", w.epoch));
         let object_set = vec![ObjectUpdate::default()];
-        w.updates.push(PropertyFilterUpdate { filter, object_set, ..Default::default() });
+        w.updates.push(PropertyFilterUpdate {
+            filter,
+            object_set,
+            ..Default::default()
+        });
     };
     fake.change(|w| {
         w.truncated = true;

@@ -21,23 +21,36 @@ pub(super) async fn wait(shared: Arc<Shared>) {
     let mut version = String::new();
     let mut failures = 0;
     loop {
-        match next(&shared, &version).await {
+        let turn = tokio::select! {
+            turn = next(&shared, &version) => turn.map_err(Some),
+            () = shared.gone.notified() => {
+                if !shared.is_gone() {
+                    continue;
+                }
+                Err(None)
+            }
+        };
+        match turn {
             Ok(Some(set)) => {
                 failures = 0;
                 version.clone_from(&set.version);
                 shared.dispatch(set);
             }
             Ok(None) => failures = 0,
-            Err(error) if is_gone(&error) => {
-                tracing::info!(%error, "the collector of updates is gone; making it anew");
+            Err(error) if error.as_ref().is_none_or(is_gone) => {
+                tracing::info!("the collector of updates is gone; making it anew");
                 pause(&mut failures).await;
                 match shared.build().await {
                     Ok(()) => version.clear(),
-                    Err(error) => tracing::warn!(%error, "the collector of updates cannot be made"),
+                    Err(error) => {
+                        tracing::warn!(%error, "the collector of updates cannot be made");
+                    }
                 }
             }
             Err(error) => {
-                tracing::debug!(%error, "the wait for updates broke off");
+                if let Some(error) = error {
+                    tracing::debug!(%error, "the wait for updates broke off");
+                }
                 pause(&mut failures).await;
             }
         }

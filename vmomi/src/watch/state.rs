@@ -65,6 +65,8 @@ struct State {
     /// Updates of a filter whose creation has not been answered yet.
     early: HashMap<String, Vec<Batch>>,
     creating: usize,
+    /// Somebody has found that the collector or the list is not there any more.
+    gone: bool,
 }
 
 /// What the waiting, the listing and the users of a watch share.
@@ -73,6 +75,8 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Held while the collector is built, and while somebody adds to it.
     building: tokio::sync::Mutex<()>,
+    /// Told when somebody finds that the collector is gone, while the wait on it still stands.
+    pub(super) gone: tokio::sync::Notify,
 }
 
 impl Shared {
@@ -81,11 +85,17 @@ impl Shared {
             session,
             state: Mutex::default(),
             building: tokio::sync::Mutex::new(()),
+            gone: tokio::sync::Notify::new(),
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether somebody has found the collector gone and it has not been made anew since.
+    pub(super) fn is_gone(&self) -> bool {
+        self.state().gone
     }
 
     pub(super) fn collector(&self) -> ManagedObjectReference {
@@ -122,6 +132,7 @@ impl Shared {
         let specs: Vec<(u64, PropertyFilterSpec)> = {
             let mut state = self.state();
             state.collector = collector.clone();
+            state.gone = false;
             state.list = list;
             state.task_filter = filter.value;
             state.handles.clear();
@@ -179,7 +190,16 @@ impl Shared {
         let created = self.session.invoke(&collector, request).await;
         let mut state = self.state();
         state.creating -= 1;
-        let handle = created?;
+        let handle = match created {
+            Ok(handle) => Some(handle),
+            // It went with its session: the filter is made when the collector is, anew.
+            Err(error) if not_found(&error).as_ref() == Some(&collector) => {
+                state.gone = true;
+                self.gone.notify_one();
+                None
+            }
+            Err(error) => return Err(error),
+        };
         state.readers.insert(
             id,
             Reader {
@@ -190,7 +210,9 @@ impl Shared {
                 incomplete: true,
             },
         );
-        state.created(id, handle);
+        if let Some(handle) = handle {
+            state.created(id, handle);
+        }
         Ok(id)
     }
 
@@ -281,10 +303,7 @@ impl Shared {
         add: &[ManagedObjectReference],
         error: &Error,
     ) -> bool {
-        let gone = error
-            .fault()
-            .and_then(|f| f.get::<crate::types::ManagedObjectNotFound>())
-            .map(|f| f.obj.clone());
+        let gone = not_found(error);
         let mut state = self.state();
         for task in add {
             if let Some(awaited) = state.tasks.get_mut(&task.value) {
@@ -292,8 +311,12 @@ impl Shared {
             }
         }
         match gone {
-            // The view went with its session; the waiting notices too, and builds it anew.
-            Some(gone) if gone == *list => false,
+            // The view went with its session: the waiting builds it anew.
+            Some(gone) if gone == *list => {
+                state.gone = true;
+                self.gone.notify_one();
+                false
+            }
             Some(gone) => {
                 state.lose(&gone, "the server does not know the task");
                 true
@@ -347,6 +370,17 @@ impl Shared {
             }
         }
     }
+}
+
+/// The object that the server does not know, when that is the error.
+fn not_found(error: &Error) -> Option<ManagedObjectReference> {
+    Some(
+        error
+            .fault()?
+            .get::<crate::types::ManagedObjectNotFound>()?
+            .obj
+            .clone(),
+    )
 }
 
 impl Awaited {

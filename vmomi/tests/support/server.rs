@@ -29,7 +29,10 @@ impl Reply {
         Self::Text(200, soap::response(method, value, Version::newest()))
     }
     pub fn fault(fault: impl Into<vmomi::Poly<MethodFault>>) -> Self {
-        Self::Text(500, soap::fault(&Fault::new(fault, "so the test says"), Version::newest()))
+        Self::Text(
+            500,
+            soap::fault(&Fault::new(fault, "so the test says"), Version::newest()),
+        )
     }
 }
 
@@ -45,7 +48,9 @@ pub struct Server {
 
 impl Server {
     /// Serves what has no answer of its own (`RetrieveServiceContent`, `Login`) itself, the rest by `handler`.
-    pub async fn start(handler: impl Fn(Request, Option<String>) -> Answer + Send + Sync + 'static) -> Self {
+    pub async fn start(
+        handler: impl Fn(Request, Option<String>) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Self {
             address: listener.local_addr().unwrap(),
@@ -54,21 +59,38 @@ impl Server {
             most_at_once: Arc::default(),
         };
         let handler: Handler = Arc::new(handler);
-        let (counts, at_once, most) = (server.counts.clone(), server.at_once.clone(), server.most_at_once.clone());
+        let (counts, at_once, most) = (
+            server.counts.clone(),
+            server.at_once.clone(),
+            server.most_at_once.clone(),
+        );
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(connection(stream, handler.clone(), counts.clone(), at_once.clone(), most.clone()));
+                tokio::spawn(connection(
+                    stream,
+                    handler.clone(),
+                    counts.clone(),
+                    at_once.clone(),
+                    most.clone(),
+                ));
             }
         });
         server
     }
 
     pub fn config(&self) -> Config {
-        Config::new(&format!("http://{}/sdk", self.address)).unwrap().with_password("root", "secret")
+        Config::new(&format!("http://{}/sdk", self.address))
+            .unwrap()
+            .with_password("root", "secret")
     }
 
     pub fn count(&self, method: &str) -> usize {
-        self.counts.lock().unwrap().get(method).copied().unwrap_or(0)
+        self.counts
+            .lock()
+            .unwrap()
+            .get(method)
+            .copied()
+            .unwrap_or(0)
     }
 }
 
@@ -91,7 +113,11 @@ async fn connection(
         };
         let head = String::from_utf8_lossy(&buffer[..head_end]).to_lowercase();
         let header = |name: &str| {
-            head.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':').map(|v| v.trim().to_owned()))
+            head.lines().find_map(|l| {
+                l.strip_prefix(name)?
+                    .strip_prefix(':')
+                    .map(|v| v.trim().to_owned())
+            })
         };
         let length: usize = header("content-length").unwrap().parse().unwrap();
         while buffer.len() < head_end + length {
@@ -101,9 +127,10 @@ async fn connection(
         }
         let request = soap::parse_request(&buffer[head_end..head_end + length]).unwrap();
         buffer.drain(..head_end + length);
-        *counts.lock().unwrap().entry(request.method.name).or_default() += 1;
+        let method = request.method.name;
+        *counts.lock().unwrap().entry(method).or_default() += 1;
         most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        let reply = match request.method.name {
+        let reply = match method {
             "RetrieveServiceContent" => Reply::of("RetrieveServiceContent", &content()),
             "Login" => Reply::of("Login", &UserSession::default()),
             _ => handler(request, header("cookie")).await,
@@ -114,8 +141,15 @@ async fn connection(
             Reply::Close => return,
             Reply::Hang => std::future::pending().await,
         };
+        let cookie = match method {
+            "Login" => {
+                let logins = counts.lock().unwrap()["Login"];
+                format!("Set-Cookie: vmware_soap_session=\"opaque={logins}\"; Path=/; Secure\r\n")
+            }
+            _ => String::new(),
+        };
         let answer = format!(
-            "HTTP/1.1 {status} x\r\nContent-Type: text/xml\r\nSet-Cookie: vmware_soap_session=\"opaque=1\"; Path=/\r\nContent-Length: {}\r\n\r\n{text}",
+            "HTTP/1.1 {status} x\r\nContent-Type: text/xml\r\n{cookie}Content-Length: {}\r\n\r\n{text}",
             text.len()
         );
         if stream.write_all(answer.as_bytes()).await.is_err() {
@@ -131,7 +165,11 @@ fn content() -> ServiceContent {
         property_collector: manager("PropertyCollector"),
         session_manager: Some(manager("SessionManager")),
         view_manager: Some(manager("ViewManager")),
-        about: AboutInfo { api_version: "8.0.1.0".into(), api_type: "HostAgent".into(), ..Default::default() },
+        about: AboutInfo {
+            api_version: "8.0.1.0".into(),
+            api_type: "HostAgent".into(),
+            ..Default::default()
+        },
         ..Default::default()
     }
 }
