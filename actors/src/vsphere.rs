@@ -19,8 +19,9 @@ use vmomi::client::{Client, Config};
 use vmomi::types::{
     CopyVirtualDiskRequest, CreateVMRequest, DeleteVirtualDiskRequest, DestroyRequest,
     FindByUuidRequest, ObjectSpec, OptionValue, PowerOffVMRequest, PowerOnVMRequest,
-    PropertyFilterSpec, PropertySpec, ReconfigVMRequest, TaskInfo, TraversalSpec,
-    VirtualMachineConfigSpec, VirtualMachinePowerState,
+    PropertyFilterSpec, PropertySpec, ReconfigVMRequest, TaskInfo, TraversalSpec, VirtualDevice,
+    VirtualDeviceConfigSpec, VirtualDeviceConfigSpecOperation, VirtualDisk,
+    VirtualDiskFlatVer2BackingInfo, VirtualMachineConfigSpec, VirtualMachinePowerState,
 };
 
 use crate::error::Error;
@@ -253,6 +254,43 @@ impl Vsphere {
         )
         .await
         .map(|_| ())
+    }
+
+    /// Takes disks off a VM; their files stay. A VM that is gone is fine, and so is one without them.
+    ///
+    /// # Errors
+    /// vSphere's.
+    pub async fn detach_disks(&self, vm: &str, paths: &[String]) -> Result<(), Error> {
+        let client = self.client().await?;
+        let devices: Result<Option<Vec<vmomi::Poly<VirtualDevice>>>, _> =
+            client.property(&vm_reference(vm), "config.hardware.device").await;
+        let devices = match devices {
+            Ok(devices) => devices.unwrap_or_default(),
+            Err(why) if why.is_fault("ManagedObjectNotFound") => return Ok(()),
+            Err(why) => return Err(failed("read a VM's devices", &why)),
+        };
+        let is_wanted = |disk: &&VirtualDisk| {
+            let backing = disk.backing.as_ref().and_then(|b| b.get::<VirtualDiskFlatVer2BackingInfo>());
+            backing.is_some_and(|b| paths.contains(&b.file_name))
+        };
+        let device_change: Vec<vmomi::Poly<VirtualDeviceConfigSpec>> = devices
+            .iter()
+            .filter_map(|d| d.get::<VirtualDisk>())
+            .filter(is_wanted)
+            .map(|disk| {
+                VirtualDeviceConfigSpec {
+                    operation: Some(VirtualDeviceConfigSpecOperation::Remove),
+                    device: disk.clone().into(),
+                    ..Default::default()
+                }
+                .into()
+            })
+            .collect();
+        if device_change.is_empty() {
+            return Ok(());
+        }
+        let spec = VirtualMachineConfigSpec { device_change, ..Default::default() };
+        self.reconfigure(vm, spec).await
     }
 
     /// Copies a virtual disk.

@@ -384,12 +384,19 @@ impl Running {
             let _ = link.send_message(link::Message::NewRun);
         }
         let link = self.link_address.clone();
+        let volumes: Vec<String> = self
+            .record
+            .iter()
+            .flat_map(|r| &r.mounts)
+            .filter(|m| m.volume.is_some())
+            .map(|m| m.disk.clone())
+            .collect();
         let doing = async move {
             let vsphere = context.vsphere();
             let result = match work {
                 Work::PowerOn => vsphere.power_on(&vm).await,
                 Work::PowerOff => vsphere.power_off(&vm).await,
-                Work::Destroy => vsphere.destroy(&vm).await,
+                Work::Destroy => destroy(vsphere, &vm, &volumes).await,
                 Work::Freeze(frozen) => link
                     .ask(GUEST_DEADLINE, |reply| link::Message::Freeze(frozen, reply))
                     .await
@@ -540,6 +547,19 @@ impl Running {
         }
         self.context.snapshots().put_container(Arc::new(snapshot));
     }
+}
+
+/// Destroys a VM. A destroyed VM takes its disks along, so its volumes are detached first: one more call for those
+/// that have some.
+async fn destroy(
+    vsphere: &crate::vsphere::Vsphere,
+    vm: &str,
+    volumes: &[String],
+) -> Result<(), Error> {
+    if !volumes.is_empty() {
+        vsphere.detach_disks(vm, volumes).await?;
+    }
+    vsphere.destroy(vm).await
 }
 
 #[path = "requests.rs"]

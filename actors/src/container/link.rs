@@ -661,6 +661,11 @@ impl State {
                 }
                 return;
             }
+            Frame::End { process, stream: Channel::Log } => {
+                // The live copy lagged and stopped; followers see the gap and read the file.
+                self.subscribe(process);
+                return;
+            }
             Frame::Processes { request, rows } => {
                 if let Some(reply) = self.lists.remove(&request) {
                     let _ = reply.send(rows);

@@ -217,7 +217,7 @@ fn vsphere(config: &ApplianceConfig) -> Result<Config, Failure> {
     let connect = &config.connect;
     let bad = || Failure::Target(connect.target.clone());
     let trust = if !connect.thumbprint.is_empty() {
-        Trust::Thumbprint(Thumbprint::parse(&connect.thumbprint).map_err(|_| bad())?)
+        Trust::Thumbprint(Thumbprint::parse(&connect.thumbprint).ok_or_else(bad)?)
     } else if !connect.ca.is_empty() {
         Trust::Authorities(connect.ca.clone())
     } else {
