@@ -54,6 +54,8 @@ pub(crate) struct Plan {
     pub(crate) name: String,
     pub(crate) debug: u32,
     pub(crate) compute_resource: Option<String>,
+    /// Whether checks in doubt are warnings.
+    pub(crate) force: bool,
     pub(crate) bridge: Bridge,
     pub(crate) roles: [Role; 3],
     pub(crate) public_address: Option<Address>,
@@ -127,6 +129,7 @@ impl Plan {
             name: args.name.clone(),
             debug: args.common.debug.unwrap_or(0),
             compute_resource: args.common.compute_resource.clone(),
+            force: args.force,
             bridge,
             roles,
             public_address: args.network.public_network_ip,

@@ -117,7 +117,7 @@ async fn check(
     let Some(compute) = compute else {
         return Ok(None);
     };
-    hosts::firewall(client, inventory, &compute.hosts, problems).await?;
+    hosts::firewall(client, inventory, &compute.hosts, plan.force, problems).await?;
     hosts::licence(client, inventory, &compute.hosts, problems).await?;
     let own_pool = hosts::drs(client, inventory, &compute.object).await?;
     compute::name_is_free(client, &compute.pool, &plan.name, problems).await?;

@@ -35,6 +35,8 @@ use crate::vch::BRIDGE_IS_OURS;
 
 /// What tether starts, and where it puts the configuration for it.
 const PROGRAM: [&str; 3] = ["/sbin/vch", "--config", "/run/vch/config.json"];
+/// Where the VCH takes the serial lines that hosts dial; with DHCP it finds its own address for that.
+const SERIAL_PORT: u16 = 2377;
 /// The name of that process in the configuration.
 pub(super) const PROCESS: &str = "vch";
 
@@ -282,6 +284,10 @@ async fn configuration(at: &Setting<'_>, vm: &Appliance) -> Result<ApplianceConf
         },
         resource_pool: at.pool.value.clone(),
         bootstrap_iso: format!("{}/bootstrap.iso", vm.folder),
+        serial_uri: plan
+            .public_address
+            .map(|own| format!("tcp://{}:{SERIAL_PORT}", own.ip))
+            .unwrap_or_default(),
         options: plan.options.clone(),
         ..Default::default()
     })

@@ -45,6 +45,7 @@ pub(super) async fn firewall(
     client: &Client,
     inventory: &Inventory,
     hosts: &[Reference],
+    force: bool,
     problems: &mut Problems,
 ) -> Result<(), Error> {
     let (mut good, mut bad, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
@@ -74,7 +75,10 @@ pub(super) async fn firewall(
         warn!("Firewall configuration UNKNOWN on hosts:");
         unknown.iter().for_each(|path| warn!("{path}"));
     }
-    if !bad.is_empty() {
+    if !bad.is_empty() && force {
+        warn!("Firewall configuration INCORRECT on hosts:");
+        bad.iter().for_each(|path| warn!("{path}"));
+    } else if !bad.is_empty() {
         problems.add(format!(
             "Firewall configuration INCORRECT on hosts:\n{}\n\
              Firewall must permit dst {SERIAL_PORT}/tcp outbound to the VCH management interface",
