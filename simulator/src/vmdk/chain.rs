@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::unistd::{Whence, lseek};
 
 use super::layer::{Extent, Layer};
 use super::ops::new_cid;
@@ -119,16 +120,32 @@ impl Chain {
         Ok(())
     }
 
-    /// Calls `f` with each run of bytes that is not known to be zero, in order.
-    pub(super) fn each_run(&self, mut f: impl FnMut(u64, u64) -> io::Result<()>) -> io::Result<()> {
+    /// Calls `f` with each run of bytes that is not known to be zero, in order, a piece of at most
+    /// `piece` bytes at a time.
+    pub(super) fn each_run(
+        &self,
+        piece: u64,
+        mut f: impl FnMut(u64, u64) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut at = 0;
         while at < self.top.capacity {
-            let max = (self.top.capacity - at).min(1 << 20);
-            let (source, run) = self.top.resolve(at, max)?;
-            if source.is_some() {
-                f(at, run)?;
+            let (source, run) = self.top.resolve(at, self.top.capacity - at)?;
+            let end = at + run;
+            match source {
+                None => at = end,
+                Some((layer, from)) => {
+                    let hole = match &layer.extent {
+                        Extent::Flat(_) => hole_at(&layer.file, from)?.min(run),
+                        Extent::Sparse(_) => 0,
+                    };
+                    at += hole;
+                    let len = (end - at).min(piece);
+                    if len > 0 {
+                        f(at, len)?;
+                    }
+                    at += len;
+                }
             }
-            at += run;
         }
         Ok(())
     }
@@ -313,6 +330,17 @@ impl Drop for Chain {
                 tracing::warn!(disk = %self.top.path.display(), %error, "cannot trim a virtual disk");
             }
         }
+    }
+}
+
+/// Length of the hole that begins at `from`; 0 where there is data.
+fn hole_at(file: &File, from: u64) -> io::Result<u64> {
+    match lseek(file, from as i64, Whence::SeekData) {
+        Ok(data) => Ok(data as u64 - from),
+        Err(Errno::ENXIO) => Ok(u64::MAX),
+        // Not every file system knows its holes.
+        Err(Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(0),
+        Err(errno) => Err(errno.into()),
     }
 }
 

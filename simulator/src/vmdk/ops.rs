@@ -104,7 +104,7 @@ pub fn copy(from: &Path, to: &Path, roots: &Roots) -> Result<Info, Error> {
             let chain = Chain::open(from, Access::ReadOnly, roots)?;
             let mut buf = vec![0u8; 1 << 20];
             chain
-                .each_run(|at, len| {
+                .each_run(buf.len() as u64, |at, len| {
                     let part = &mut buf[..len as usize];
                     chain.read_at(part, at)?;
                     if part.iter().any(|b| *b != 0) {
