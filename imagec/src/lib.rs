@@ -12,6 +12,29 @@
 //! their stream, and what was unpacked by the `diff_id` that [`unpack::unpack`] returns.
 //!
 //! Errors are docker's, text included ([`Error`]).
+//!
+//! ```no_run
+//! # async fn pull(root: std::path::PathBuf) -> Result<(), Box<dyn std::error::Error>> {
+//! use imagec::{Client, Credentials, Options, Reference, Spool, unpack};
+//!
+//! let client = Client::new(Options::default().with_system_roots())?;
+//! let name = Reference::parse("busybox")?.with_default_tag();
+//! let image = client.resolve(&name, None, &Credentials::default()).await?;
+//! let spool = Spool::new("/var/tmp".as_ref());
+//! let tell = std::sync::Arc::new(|event: imagec::FetchEvent| println!("{}", event.status()));
+//! // All downloads start now, three at a time; unpacking follows them in order.
+//! let fetches: Result<Vec<_>, _> =
+//!     image.layers.iter().map(|layer| layer.fetch(&spool, tell.clone())).collect();
+//! for (layer, fetch) in image.layers.iter().zip(fetches?) {
+//!     let (reader, root) = (fetch.reader(), root.clone());
+//!     let unpacked = tokio::task::spawn_blocking(move || {
+//!         unpack::unpack(reader, &root, &unpack::Limits::default())
+//!     });
+//!     assert_eq!(unpacked.await??.diff_id, layer.diff_id);
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod archive;
 mod credentials;

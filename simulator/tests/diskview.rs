@@ -354,3 +354,41 @@ fn throughput_and_latency() {
         println!("read  {}", dd(&[&input, "of=/dev/null", "bs=1M"]));
     }
 }
+
+/// Prints what a long chain costs; run with `--ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn the_price_of_a_long_chain() {
+    let bench = Bench::new();
+    let mut top = bench.formatted("d0.vmdk", 8 << 30);
+    let mut depth = 1;
+    for wanted in [2, 8, 32, 64, 128] {
+        while depth < wanted {
+            let child = bench.path(&format!("d{depth}.vmdk"));
+            vmdk::create_child(&child, &top, None).unwrap();
+            let disk = bench.view.attach(&child, Access::ReadWrite).unwrap();
+            let mounted = Mounted::new(&node(&disk), bench.path("mnt"));
+            fs::write(
+                mounted.0.join(format!("f{depth}")),
+                vec![depth as u8; 4 << 20],
+            )
+            .unwrap();
+            drop(mounted);
+            disk.detach(DEADLINE).unwrap();
+            (top, depth) = (child, depth + 1);
+        }
+        let start = Instant::now();
+        let disk = bench.view.attach(&top, Access::ReadWrite).unwrap();
+        let attach = start.elapsed();
+        let mounted = Mounted::new(&node(&disk), bench.path("mnt"));
+        let mount = start.elapsed() - attach;
+        let start = Instant::now();
+        let bytes: usize = (1..depth)
+            .map(|i| fs::read(mounted.0.join(format!("f{i}"))).unwrap().len())
+            .sum();
+        let rate = bytes as f64 / start.elapsed().as_secs_f64() / 1e6;
+        drop(mounted);
+        disk.detach(DEADLINE).unwrap();
+        println!("depth {depth}: attach {attach:?}, mount {mount:?}, read {rate:.0} MB/s");
+    }
+}
