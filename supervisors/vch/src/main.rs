@@ -106,8 +106,14 @@ fn main() -> ExitCode {
 }
 
 async fn run(command: Command) -> Result<(), Failure> {
-    let config = read(&command.config)?;
+    let mut config = read(&command.config)?;
     start_log(config.executor.debug);
+    let target = vsphere(&config)?;
+    let reachable = own_address(&target);
+    if config.serial_uri.is_empty() {
+        // The host dials it, and our address was not known when the document was written.
+        config.serial_uri = format!("tcp://{reachable}:{SERIAL_PORT}");
+    }
     let settings = Settings::read(&config).map_err(Failure::Settings)?;
     let debug = settings.debug;
     let serial = command.serial.unwrap_or_else(|| serial_address(&config));
@@ -127,8 +133,6 @@ async fn run(command: Command) -> Result<(), Failure> {
     let listen = command.listen.unwrap_or_else(|| api_address(&config));
     let tls = tls::server(&config.tls).map_err(Failure::Tls)?;
     let own_vm = settings.own_vm.clone();
-    let target = vsphere(&config)?;
-    let reachable = own_address(&target);
     let world = world::Args {
         system: system(&config, &settings),
         settings,
