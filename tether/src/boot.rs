@@ -12,13 +12,14 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use nix::sys::reboot::{RebootMode, reboot};
 use tether_protocol::config::{
     ApplianceConfig, ExecutorConfig, FetchError, ProcessState, ProcessStatus, StateKeys,
 };
 use tether_protocol::rpci::{Command, info};
 use tether_protocol::session::{Identity, SessionGuest};
 use tether_sys::mount::{self, MS_NODEV, MS_NOEXEC, MS_NOSUID};
-use tether_sys::power::{Power, reboot};
+use tether_sys::power::Power;
 use tether_sys::process;
 use tether_sys::signals::SignalFd;
 
@@ -103,10 +104,15 @@ pub fn run(machine: &Machine) -> ExitCode {
             Power::Off
         }
     };
-    if let Err(error) = reboot(power) {
-        say!("power: {error}");
-    }
-    ExitCode::SUCCESS
+    // Without a sync: every disk has been released, and in an engine that shares a kernel a sync
+    // would wait for everybody else's.
+    let mode = match power {
+        Power::Off => RebootMode::RB_POWER_OFF,
+        Power::Restart => RebootMode::RB_AUTOBOOT,
+    };
+    let Err(error) = reboot(mode);
+    say!("power: {error}");
+    ExitCode::FAILURE
 }
 
 fn boot(machine: &Machine) -> Result<Power, BootError> {

@@ -5,7 +5,7 @@
 #[path = "guest/machine.rs"]
 mod machine;
 
-use machine::{Builder, ID};
+use machine::{Builder, ID, Machine};
 use tether_protocol::config::{NetworkEndpoint, ProcessStatus, Session};
 use tether_protocol::rpci::{Command, Request, info};
 use tether_protocol::session::{Message, PRIMARY, Stream};
@@ -461,4 +461,27 @@ fn the_network_is_set_up_and_reported() {
     vm.type_in(PRIMARY, b"\n");
     vm.exit_of(PRIMARY);
     vm.off();
+}
+
+#[test]
+fn the_appliance_supervises_what_it_is_told() {
+    let script = "cat /run/vch/config.json; cat /etc/hosts; echo; echo run >> /run/count; \
+        [ $(wc -l < /run/count) = 3 ] && while true; do read -t 9 x; done; exit 4";
+    let session = Session {
+        args: args(&["/bin/sh", "-c", script]),
+        restart: true,
+        ..Default::default()
+    };
+    let mut vm = Machine::appliance("vch", session);
+    vm.tell(Request::Ping);
+    vm.until_variable(
+        "guestinfo.vice..sessions|vch.diagnostics.resurrections",
+        "2",
+    );
+    vm.tell(Request::Halt);
+    vm.off();
+    let text: Vec<u8> = vm.log().into_iter().flat_map(|r| r.data).collect();
+    let text = String::from_utf8_lossy(&text);
+    assert!(text.contains("\"password\":\"hunter2\""), "{text}");
+    assert!(text.contains("127.0.0.1\tlocalhost"), "{text}");
 }

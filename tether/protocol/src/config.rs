@@ -12,6 +12,8 @@ mod hidden;
 mod net;
 mod seal;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use appliance::{
     ApplianceConfig, Connection, ContainerNetwork, LinkIdentity, NetworkSettings, RegistrySettings,

@@ -11,8 +11,9 @@ use super::dhcp::{Answer, Kind, MAX_MESSAGE, Query};
 
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::BROADCAST, 67);
 const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68);
-/// First wait for an answer; doubled at each retry.
-const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// First wait for an answer, doubled at each retry: right after an interface has come up, the first
+/// question is often lost.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
 /// A bridge's port may need this long to forward.
 const GIVE_UP: Duration = Duration::from_secs(30);
 

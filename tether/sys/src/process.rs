@@ -386,6 +386,29 @@ pub fn dup_onto(fd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     check(unsafe { libc::dup2(fd.as_raw_fd(), number) }).map(drop)
 }
 
+/// Closes everything but standard streams and one descriptor, which it returns under a low number.
+///
+/// Only for a child of [`spawn`] that never returns to its parent's code: every other descriptor
+/// that Rust objects own there is gone afterwards.
+///
+/// # Errors
+/// What dup2 and `close_range` say.
+pub fn keep_only(fd: OwnedFd) -> io::Result<OwnedFd> {
+    const KEPT: RawFd = 3;
+    let kept = if fd.as_raw_fd() == KEPT {
+        fd
+    } else {
+        // SAFETY: replacing descriptor 3 is what the caller asks for (see above).
+        check(unsafe { libc::dup3(fd.as_raw_fd(), KEPT, libc::O_CLOEXEC) })?;
+        std::mem::forget(fd);
+        // SAFETY: dup3 has just made this descriptor.
+        unsafe { OwnedFd::from_raw_fd(KEPT) }
+    };
+    // SAFETY: closing the rest is what the caller asks for (see above).
+    check_long(unsafe { libc::syscall(libc::SYS_close_range, KEPT as u32 + 1, u32::MAX, 0) })?;
+    Ok(kept)
+}
+
 /// Marks every descriptor from `first` up close-on-exec.
 ///
 /// # Errors

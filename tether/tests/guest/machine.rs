@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tether_protocol::config::{
-    ExecutorConfig, Mount, NetworkEndpoint, ProcessState, Rootfs, Session,
+    ApplianceConfig, ExecutorConfig, Mount, NetworkEndpoint, ProcessState, Rootfs, Secret, Session,
 };
 use tether_protocol::rpci::{self, Command, Reply};
 use tether_protocol::session::{
@@ -233,7 +233,7 @@ impl Builder {
         let disk = self.dir.path().join("root.img");
         make_disk(&disk, &self.image);
         let disks = std::iter::once(disk).chain(self.volumes).collect();
-        Machine::boot(self.dir, self.config, self.identity, disks)
+        Machine::boot(self.dir, self.config.encode(), self.identity, disks)
     }
 }
 
@@ -255,9 +255,40 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// An appliance that supervises one process, with busybox in place of everything.
+    pub fn appliance(id: &str, session: Session) -> Self {
+        let mut config = ApplianceConfig {
+            name: "test".into(),
+            ..Default::default()
+        };
+        config.connect.password = Secret("hunter2".into());
+        config.executor.id = "vm-1".into();
+        config.executor.log_port = Some(1);
+        config.executor.sessions.insert(id.into(), session);
+        let dir = tempfile::tempdir().unwrap();
+        let bin = dir.path().join("guest/bin");
+        fs::create_dir_all(&bin).unwrap();
+        fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
+        for applet in ["sh", "cat", "wc", "echo"] {
+            symlink("busybox", bin.join(applet)).unwrap();
+        }
+        Self::boot(
+            dir,
+            config.encode(),
+            Identity::generate().unwrap(),
+            Vec::new(),
+        )
+    }
+
+    /// Waits until a variable has a value.
+    pub fn until_variable(&self, key: &str, value: &str) {
+        self.variables
+            .wait(key, |v| v.get(key).filter(|v| *v == value).map(drop));
+    }
+
     fn boot(
         dir: tempfile::TempDir,
-        config: ExecutorConfig,
+        keys: BTreeMap<String, String>,
         identity: Identity,
         disks: Vec<PathBuf>,
     ) -> Self {
@@ -276,7 +307,7 @@ impl Machine {
         }
         fs::copy(program(), root.join("init")).unwrap();
         let variables = Arc::new(Variables::default());
-        variables.values.lock().unwrap().0 = config.encode();
+        variables.values.lock().unwrap().0 = keys;
         let rpci = UnixListener::bind(root.join("dev/vmware/rpci")).unwrap();
         let serving = variables.clone();
         thread::spawn(move || {
