@@ -4,16 +4,14 @@
 //! itself when it can be reached from here, and read from a key that `vch` writes when it cannot.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tether_protocol::config::{ProcessState, ProcessStatus};
 use tracing::{debug, info};
 use vmomi::ManagedObjectReference as Reference;
 use vmomi::client::{Client, property_spec};
-use vmomi::types::{
-    GuestNicInfo, ObjectSpec, OptionValue, PropertyFilterSpec, VirtualMachinePowerState,
-};
+use vmomi::types::{GuestNicInfo, ObjectSpec, PropertyFilterSpec, VirtualMachinePowerState};
 use vmomi::watch::Batch;
 
 use super::appliance::PROCESS;
@@ -141,7 +139,13 @@ impl Known {
                     self.address = self.address.or(first);
                 }
                 "config.extraConfig" => {
-                    self.options = text_options(value.to::<Vec<OptionValue>>().unwrap_or_default());
+                    self.options = text_options(value.to().unwrap_or_default());
+                    // What serves docker knows its address, even where tools do not tell it.
+                    let own = self
+                        .options
+                        .get(READY_KEY)
+                        .and_then(|text| text.parse::<SocketAddr>().ok());
+                    self.address = self.address.or(own.map(|own| own.ip()));
                 }
                 _ => {}
             }
