@@ -78,7 +78,7 @@ async fn victims(world: &World) -> Victims {
     let pid = other.on.guest.pid().unwrap();
     let their_minor = loops_of(&world.dir.path().join("theirs.img"));
 
-    let name = format!("vic-walls-{}", std::process::id());
+    let name = format!("vic-walls-{}", world.dir.path().display());
     let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
     let socket = std::os::unix::net::UnixListener::bind_addr(&address).unwrap();
     let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

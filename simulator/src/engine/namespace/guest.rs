@@ -86,7 +86,6 @@ impl Running {
             .client
             .call(Request::Start(Box::new(start)), vec![console])
             .await?;
-        eprintln!("{:?}", done.steps);
         tracing::debug!(vm = spec.name, pid = done.pid, steps = ?done.steps, "guest runs");
 
         let (events, receiver) = mpsc::unbounded_channel();

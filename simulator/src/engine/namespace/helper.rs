@@ -132,8 +132,19 @@ impl Helper {
             let ids: Vec<u64> = self.guests.keys().copied().collect();
             let mut fds = vec![control];
             fds.extend(self.guests.values().map(Guest::pidfd));
-            let timeout = if self.untidy.is_empty() { -1 } else { TIDY_MS };
+            let timeout = if self.wants_stem() {
+                0
+            } else if self.untidy.is_empty() {
+                -1
+            } else {
+                TIDY_MS
+            };
             let ready = poll::readable(&fds, timeout)?;
+            if self.wants_stem() && !ready.contains(&true) {
+                // Nothing else to do: a good time. If it fails, the next start says why.
+                self.stem = Stem::make(self).ok();
+                self.stemless = self.stem.is_none();
+            }
             self.untidy.retain(|cgroup| !cgroup.remove());
             for (id, ready) in ids.iter().zip(&ready[1..]) {
                 if *ready {
