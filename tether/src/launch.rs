@@ -78,7 +78,7 @@ pub fn start(sandbox: &Sandbox<'_>, spec: &Session) -> Result<Launched, LaunchEr
     drop(theirs);
     drop(child_end);
     let told = listen(&channel)?;
-    let stdio = ours.with_master(told.master, spec).map_err(start)?;
+    let stdio = ours.with_master(told.master).map_err(start)?;
     Ok(Launched {
         pid: child.pid,
         pidfd: Some(child.pidfd),
@@ -105,8 +105,7 @@ fn in_child(
     let account = program::account(spec)?;
     program::make_working_directory(spec)?;
     let terminal = if spec.tty {
-        let pty = pty::open(Path::new("/dev/pts/ptmx")).step("opening a terminal")?;
-        fdpass::send(channel, b"m", &[pty.master.as_fd()]).step("handing over the terminal")?;
+        let pty = terminal(spec, channel)?;
         root::console(sandbox, &pty)?;
         Some(pty.slave)
     } else {
@@ -161,7 +160,7 @@ pub fn join(
     // The helper ends as soon as it has made the process, which is then tether's child.
     let _ = process::wait(helper.pid);
     let told = told?;
-    let stdio = ours.with_master(told.master, spec).map_err(start)?;
+    let stdio = ours.with_master(told.master).map_err(start)?;
     Ok(Launched {
         pid: told.pid,
         pidfd: None,
@@ -206,8 +205,7 @@ fn joined(
     let account = program::account(spec)?;
     program::make_working_directory(spec)?;
     let terminal = if spec.tty {
-        let pty = pty::open(Path::new("/dev/pts/ptmx")).step("opening a terminal")?;
-        fdpass::send(channel, b"m", &[pty.master.as_fd()]).step("handing over the terminal")?;
+        let pty = terminal(spec, channel)?;
         Some(pty.slave)
     } else {
         None
@@ -219,6 +217,14 @@ fn joined(
     let env = environment::complete(sandbox.config, spec, &account);
     security::confine(sandbox, spec, &account)?;
     program::run(spec, &env)
+}
+
+/// Opens a terminal of the container's, in its first size, and gives its master to tether.
+fn terminal(spec: &Session, channel: BorrowedFd<'_>) -> Result<pty::Pty, LaunchError> {
+    let pty = pty::open(Path::new("/dev/pts/ptmx")).step("opening a terminal")?;
+    stdio::first_size(&pty, spec).step("sizing the terminal")?;
+    fdpass::send(channel, b"m", &[pty.master.as_fd()]).step("handing over the terminal")?;
+    Ok(pty)
 }
 
 /// Tells the parent why there is no process, and gives the exit code.

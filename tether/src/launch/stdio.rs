@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, fchown};
 
 use tether_protocol::config::Session;
 use tether_sys::process::{dup_onto, pipe, set_nonblocking};
-use tether_sys::pty::{self, WinSize};
+use tether_sys::pty::{self, Pty, WinSize};
 
 use crate::accounts::Account;
 
@@ -54,16 +54,10 @@ pub(super) fn open(spec: &Session) -> io::Result<(Stdio, ChildStdio)> {
 
 impl Stdio {
     /// Takes the terminal's master as both input and output.
-    pub(super) fn with_master(self, master: Option<OwnedFd>, spec: &Session) -> io::Result<Self> {
+    pub(super) fn with_master(self, master: Option<OwnedFd>) -> io::Result<Self> {
         let Some(master) = master else {
             return Ok(self);
         };
-        if let (Ok(rows), Ok(cols)) = (u16::try_from(spec.rows), u16::try_from(spec.cols))
-            && rows > 0
-            && cols > 0
-        {
-            pty::set_size(master.as_fd(), WinSize { rows, cols })?;
-        }
         set_nonblocking(&master, true)?;
         let master = File::from(master);
         Ok(Self {
@@ -71,6 +65,16 @@ impl Stdio {
             stdout: Some(master),
             stderr: None,
         })
+    }
+}
+
+/// Gives a new terminal the size that was asked for, before its process can look.
+pub(super) fn first_size(pty: &Pty, spec: &Session) -> io::Result<()> {
+    match (u16::try_from(spec.rows), u16::try_from(spec.cols)) {
+        (Ok(rows), Ok(cols)) if rows > 0 && cols > 0 => {
+            pty::set_size(pty.master.as_fd(), WinSize { rows, cols })
+        }
+        _ => Ok(()),
     }
 }
 
