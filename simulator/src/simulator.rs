@@ -17,7 +17,7 @@ use vmomi::ManagedObjectReference as Moref;
 use crate::config::{Config, GuestChoice, Model};
 use crate::datastore::Datastore;
 use crate::diskview::DiskView;
-use crate::engine::inert::InertEngine;
+use crate::engine::inert::{InertEngine, InertGuest};
 use crate::engine::namespace::{self, NamespaceEngine};
 use crate::engine::{EngineError, GuestEngine};
 use crate::faults::{FaultRule, Faults};
@@ -82,6 +82,7 @@ pub enum StartError {
 /// guests in good order too.
 pub struct Simulator {
     world: Arc<World>,
+    inert: Option<Arc<InertEngine>>,
     address: SocketAddr,
     inner_address: Option<SocketAddr>,
     thumbprint: String,
@@ -110,6 +111,7 @@ impl Drop for Simulator {
 /// What runs guests, and the network that they have.
 struct Engines {
     engine: Arc<dyn GuestEngine>,
+    inert: Option<Arc<InertEngine>>,
     network: Option<Arc<Network>>,
 }
 
@@ -133,7 +135,7 @@ impl Simulator {
         let datastores = datastores(&config, &state)?;
         let disks = vmdk::Roots::new(datastores.values().map(|d| d.root.clone()))
             .map_err(|e| StartError::Disks(e.to_string()))?;
-        let Engines { engine, network } = engines(&config, &state, &disks).await?;
+        let Engines { engine, inert, network } = engines(&config, &state, &disks).await?;
         let management = network
             .as_ref()
             .map_or_else(|| "127.0.0.1".to_owned(), |n| n.config().management().to_string());
@@ -195,11 +197,12 @@ impl Simulator {
             }
         }
         let simulator = Simulator {
+            inert,
             address,
             inner_address,
             thumbprint: identity.thumbprint,
             thumbprint_sha256: identity.thumbprint_sha256,
-            certificate,
+            certificate: crate::tls::authority(&certificate).to_owned(),
             supervisor,
             servers,
             _state: state,
@@ -241,7 +244,7 @@ impl Simulator {
         &self.thumbprint_sha256
     }
 
-    /// The certificate in PEM; it is its own CA.
+    /// The certificate of the authority that has signed the endpoint's, in PEM.
     #[must_use]
     pub fn certificate(&self) -> &str {
         &self.certificate
@@ -253,10 +256,10 @@ impl Simulator {
         self.world.engine.name()
     }
 
-    /// The engine that runs guests; tests with the inert one play the guests through it.
+    /// The guest of a VM (by its instance UUID) on the inert engine, for a test to play its part.
     #[must_use]
-    pub fn guests(&self) -> Arc<dyn GuestEngine> {
-        self.world.engine.clone()
+    pub fn guest(&self, instance: &str) -> Option<Arc<InertGuest>> {
+        self.inert.as_ref()?.console(instance)
     }
 
     /// Adds fault rules.
@@ -350,7 +353,8 @@ async fn engines(
         },
     };
     if !namespace {
-        return Ok(Engines { engine: Arc::new(InertEngine::new()), network: None });
+        let inert = Arc::new(InertEngine::new());
+        return Ok(Engines { engine: inert.clone(), inert: Some(inert), network: None });
     }
     let network =
         Network::start(network::Config { host_ports: config.host_ports.clone(), ..Default::default() })
@@ -371,7 +375,7 @@ async fn engines(
     })
     .await
     .map_err(StartError::Engine)?;
-    Ok(Engines { engine: Arc::new(engine), network: Some(network) })
+    Ok(Engines { engine: Arc::new(engine), inert: None, network: Some(network) })
 }
 
 /// Fills the inventory: the model, then what somebody made in an earlier life.

@@ -2,22 +2,42 @@
 
 use std::sync::Arc;
 
-use rcgen::{CertificateParams, DnType, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
 use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-/// Makes a self-signed certificate for `names` (DNS names and addresses); returns it and its key.
+/// Makes an authority and a certificate of it for `names` (DNS names and addresses); returns the
+/// chain, the server's certificate first, and the server's key.
 pub(crate) fn generate(names: &[String]) -> Result<(String, String), String> {
-    let mut params = CertificateParams::new(names.to_vec()).map_err(|e| e.to_string())?;
-    params.distinguished_name.push(DnType::CommonName, "vic-sim");
-    params.distinguished_name.push(DnType::OrganizationName, "vSphere simulator");
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-    params.not_after = rcgen::date_time_ymd(2049, 12, 31);
-    let key = KeyPair::generate().map_err(|e| e.to_string())?;
-    let cert = params.self_signed(&key).map_err(|e| e.to_string())?;
-    Ok((cert.pem(), key.serialize_pem()))
+    let wrong = |e: rcgen::Error| e.to_string();
+    let lasting = |mut params: CertificateParams, name: &str| {
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.distinguished_name.push(DnType::OrganizationName, "vSphere simulator");
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2049, 12, 31);
+        params
+    };
+    let mut authority =
+        lasting(CertificateParams::new(Vec::new()).map_err(wrong)?, "vic-sim authority");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let authority_key = KeyPair::generate().map_err(wrong)?;
+    let authority_cert = authority.self_signed(&authority_key).map_err(wrong)?;
+    let issuer = Issuer::new(authority, authority_key);
+    let mut server = lasting(CertificateParams::new(names.to_vec()).map_err(wrong)?, "vic-sim");
+    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let key = KeyPair::generate().map_err(wrong)?;
+    let cert = server.signed_by(&key, &issuer).map_err(wrong)?;
+    Ok((cert.pem() + &authority_cert.pem(), key.serialize_pem()))
+}
+
+/// The authority's certificate in a chain: its last one.
+pub(crate) fn authority(chain: &str) -> &str {
+    chain.rfind("-----BEGIN CERTIFICATE-----").map_or(chain, |at| &chain[at..])
 }
 
 /// What a TLS listener needs, and what a client is told about it.

@@ -148,8 +148,16 @@ impl World {
 
     /// Writes a real place as a datastore path.
     pub(crate) fn display(&self, real: &std::path::Path) -> Option<DatastorePath> {
+        // A parent is written relative to its child: `../base/base.vmdk`.
+        let mut plain = PathBuf::new();
+        for part in real.components() {
+            match part {
+                std::path::Component::ParentDir => drop(plain.pop()),
+                other => plain.push(other),
+            }
+        }
         self.datastores.values().find_map(|store| {
-            let below = real.strip_prefix(&store.root).ok()?;
+            let below = plain.strip_prefix(&store.root).ok()?;
             Some(DatastorePath::new(&store.name, below.to_string_lossy()))
         })
     }

@@ -15,6 +15,8 @@ const MASK: u32 = WIDTH as u32 - 1;
 /// The number of an object in the inventory; given once, never given again.
 pub(crate) type Slot = u32;
 
+// Nodes live behind `Arc`s: a leaf is larger or smaller than a branch as its values are.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 enum Node<T> {
     Branch([Option<Arc<Node<T>>>; WIDTH]),
