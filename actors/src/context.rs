@@ -322,6 +322,15 @@ impl Context {
         }
     }
 
+    /// Forgets all layers: their supervisor was restarted, and they with it are gone.
+    pub(crate) fn leave_all_layers(&self) {
+        self.inner
+            .layers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
     /// Forgets a layer that is gone.
     pub(crate) fn leave_layer(&self, chain: &str) {
         self.inner

@@ -40,7 +40,7 @@ const SESSION_WAIT: Duration = Duration::from_secs(10);
 /// The handle by which actors call vSphere. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Vsphere {
-    client: Arc<watch::Sender<Option<Client>>>,
+    client: Arc<watch::Sender<Option<(u64, Client)>>>,
     datacenter: Arc<str>,
 }
 
@@ -114,7 +114,10 @@ impl Vsphere {
         let mut session = self.client.subscribe();
         let found = tokio::time::timeout(SESSION_WAIT, session.wait_for(Option::is_some)).await;
         match found {
-            Ok(Ok(client)) => client.clone().ok_or_else(no_session),
+            Ok(Ok(session)) => session
+                .as_ref()
+                .map(|(_, client)| client.clone())
+                .ok_or_else(no_session),
             _ => Err(no_session()),
         }
     }
@@ -262,15 +265,19 @@ impl Vsphere {
     /// vSphere's.
     pub async fn detach_disks(&self, vm: &str, paths: &[String]) -> Result<(), Error> {
         let client = self.client().await?;
-        let devices: Result<Option<Vec<vmomi::Poly<VirtualDevice>>>, _> =
-            client.property(&vm_reference(vm), "config.hardware.device").await;
+        let devices: Result<Option<Vec<vmomi::Poly<VirtualDevice>>>, _> = client
+            .property(&vm_reference(vm), "config.hardware.device")
+            .await;
         let devices = match devices {
             Ok(devices) => devices.unwrap_or_default(),
             Err(why) if why.is_fault("ManagedObjectNotFound") => return Ok(()),
             Err(why) => return Err(failed("read a VM's devices", &why)),
         };
         let is_wanted = |disk: &&VirtualDisk| {
-            let backing = disk.backing.as_ref().and_then(|b| b.get::<VirtualDiskFlatVer2BackingInfo>());
+            let backing = disk
+                .backing
+                .as_ref()
+                .and_then(|b| b.get::<VirtualDiskFlatVer2BackingInfo>());
             backing.is_some_and(|b| paths.contains(&b.file_name))
         };
         let device_change: Vec<vmomi::Poly<VirtualDeviceConfigSpec>> = devices
@@ -289,7 +296,10 @@ impl Vsphere {
         if device_change.is_empty() {
             return Ok(());
         }
-        let spec = VirtualMachineConfigSpec { device_change, ..Default::default() };
+        let spec = VirtualMachineConfigSpec {
+            device_change,
+            ..Default::default()
+        };
         self.reconfigure(vm, spec).await
     }
 
@@ -456,11 +466,21 @@ pub struct Args {
 #[derive(Debug)]
 pub struct Session {
     vsphere: Vsphere,
+    number: u64,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.vsphere.client.send_replace(None);
+        // A killed actor's state may go later than its successor comes.
+        self.vsphere.client.send_if_modified(|session| {
+            let ours = session
+                .as_ref()
+                .is_some_and(|(number, _)| *number == self.number);
+            if ours {
+                *session = None;
+            }
+            ours
+        });
     }
 }
 
@@ -475,10 +495,9 @@ impl Actor for SessionActor {
         args: Args,
     ) -> Result<Session, ActorProcessingErr> {
         let client = Client::connect(args.config).await?;
-        args.vsphere.client.send_replace(Some(client));
-        Ok(Session {
-            vsphere: args.vsphere,
-        })
+        let number = rand::random();
+        args.vsphere.client.send_replace(Some((number, client)));
+        Ok(Session { vsphere: args.vsphere, number })
     }
 
     async fn handle(

@@ -94,12 +94,7 @@ impl World {
             with(&context, "appliance", addresses.appliance.clone(), || {
                 Appliance
             }),
-            supervisor("images", addresses.images.clone(), {
-                let repository = with(&context, "repository", addresses.repository.clone(), || {
-                    Repository
-                });
-                SupervisorArgs::fixed("vch/images", policy(), &tree, vec![repository])
-            }),
+            supervisor("images", addresses.images.clone(), images(&context)),
             with(&context, "volumes", addresses.volumes.clone(), || Volumes),
             with(&context, "bridge", addresses.bridge.clone(), || Bridge),
             supervisor(
@@ -163,6 +158,24 @@ impl World {
             .root
             .stop_and_wait(None, Some(std::time::Duration::from_secs(10)))
             .await;
+    }
+}
+
+/// The images' supervisor: the repository, and layers and pulls as they come.
+fn images(context: &Context) -> SupervisorArgs {
+    let context = context.clone();
+    let tree = context.tree().clone();
+    let children: strategy::Children = Arc::new(move || {
+        context.leave_all_layers();
+        let address = context.addresses().repository.clone();
+        let repository = with(&context, "repository", address, || Repository);
+        Box::pin(async move { Ok(vec![repository]) })
+    });
+    SupervisorArgs {
+        path: "vch/images".into(),
+        policy: policy(),
+        tree,
+        children,
     }
 }
 

@@ -661,7 +661,10 @@ impl State {
                 }
                 return;
             }
-            Frame::End { process, stream: Channel::Log } => {
+            Frame::End {
+                process,
+                stream: Channel::Log,
+            } => {
                 // The live copy lagged and stopped; followers see the gap and read the file.
                 self.subscribe(process);
                 return;

@@ -18,8 +18,8 @@ use actors::system::SystemInfo;
 use actors::world::{Args, World};
 use actors::{ContainerId, Error, network};
 use tether_protocol::config::{
-    ApplianceConfig, Connection, LinkIdentity, ProcessState, ProcessStatus, Secret, Slot, StateKeys,
-    Storage, VolumeStore,
+    ApplianceConfig, Connection, LinkIdentity, ProcessState, ProcessStatus, Secret, Slot,
+    StateKeys, Storage, VolumeStore,
 };
 use tether_protocol::session::Identity;
 use vmomi::client::{Client, Config};
@@ -58,16 +58,20 @@ pub struct Bench {
 }
 
 fn reference(kind: &str, id: &str) -> ManagedObjectReference {
-    ManagedObjectReference { r#type: kind.into(), value: id.into() }
+    ManagedObjectReference {
+        r#type: kind.into(),
+        value: id.into(),
+    }
 }
 
 impl Bench {
     pub async fn start() -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let state = tempfile::tempdir().unwrap();
-        let simulator = simulator::Simulator::start(simulator::Config::esx(state.path().join("sim")))
-            .await
-            .expect("a simulator");
+        let simulator =
+            simulator::Simulator::start(simulator::Config::esx(state.path().join("sim")))
+                .await
+                .expect("a simulator");
         let trust = Trust::Thumbprint(Thumbprint::parse(&simulator.thumbprint()).unwrap());
         let config = Config::new(&simulator.url().to_string())
             .unwrap()
@@ -78,11 +82,20 @@ impl Bench {
         let pool = reference("ResourcePool", "ha-root-pool");
         let own_vm = appliance(&client, &folder, &pool).await;
         let files = client.datastore("ha-datacenter", "datastore1");
-        files.write("vch/bootstrap.iso", "iso").await.expect("an ISO");
+        files
+            .write("vch/bootstrap.iso", "iso")
+            .await
+            .expect("an ISO");
         let document = ApplianceConfig {
             name: "vch".into(),
-            executor: tether_protocol::config::ExecutorConfig { id: own_vm, ..Default::default() },
-            connect: Connection { vm_folder: folder.value.clone(), ..Default::default() },
+            executor: tether_protocol::config::ExecutorConfig {
+                id: own_vm,
+                ..Default::default()
+            },
+            connect: Connection {
+                vm_folder: folder.value.clone(),
+                ..Default::default()
+            },
             storage: Storage {
                 image_store: "ds://datastore1/vch-images".into(),
                 volume_stores: vec![VolumeStore {
@@ -95,7 +108,9 @@ impl Bench {
                 bridge_network: "VM Network".into(),
                 ..Default::default()
             },
-            link: LinkIdentity { key: Secret(Identity::generate().unwrap().to_base64()) },
+            link: LinkIdentity {
+                key: Secret(Identity::generate().unwrap().to_base64()),
+            },
             resource_pool: pool.value.clone(),
             bootstrap_iso: "[datastore1] vch/bootstrap.iso".into(),
             serial_uri: "tcp://127.0.0.1:2377".into(),
@@ -109,7 +124,12 @@ impl Bench {
             system: SystemInfo::default(),
         };
         let world = World::start(args).await.expect("a world");
-        Self { world, simulator, client, _state: state }
+        Self {
+            world,
+            simulator,
+            client,
+            _state: state,
+        }
     }
 
     pub async fn stop(self) {
@@ -118,7 +138,11 @@ impl Bench {
     }
 
     pub fn take_calls(&self) -> BTreeMap<String, u64> {
-        self.simulator.take_calls().into_iter().map(|(k, v)| (k.to_string(), v as u64)).collect()
+        self.simulator
+            .take_calls()
+            .into_iter()
+            .map(|(k, v)| (k.to_string(), v as u64))
+            .collect()
     }
 
     pub async fn load_image(&self, tag: &str) -> Arc<ImageSnapshot> {
@@ -131,7 +155,11 @@ impl Bench {
                 panic!("load: {why}");
             }
         }
-        self.world.engine.snapshots().find_image(tag).expect("loaded")
+        self.world
+            .engine
+            .snapshots()
+            .find_image(tag)
+            .expect("loaded")
     }
 
     pub async fn create(&self, name: &str, image: &ImageSnapshot) -> Result<Created, Error> {
@@ -145,7 +173,10 @@ impl Bench {
             name: Some(name.into()),
             image: image.id.clone(),
             image_name: "busybox".into(),
-            process: ProcessSpec { argv: vec!["sh".into()], ..Default::default() },
+            process: ProcessSpec {
+                argv: vec!["sh".into()],
+                ..Default::default()
+            },
             hostname: String::new(),
             domainname: String::new(),
             labels: BTreeMap::new(),
@@ -155,7 +186,10 @@ impl Bench {
             auto_remove: false,
             resources: Resources::default(),
             mounts: vec![],
-            network: NetworkSpec { endpoints: vec![endpoint], ..Default::default() },
+            network: NetworkSpec {
+                endpoints: vec![endpoint],
+                ..Default::default()
+            },
             security: SecuritySpec::default(),
             documents: Documents::default(),
             warnings: vec![],
@@ -164,17 +198,35 @@ impl Bench {
     }
 
     pub fn vm_of(&self, id: ContainerId) -> ManagedObjectReference {
-        let snapshot = self.world.engine.snapshots().container(&id).expect("on the shelf");
+        let snapshot = self
+            .world
+            .engine
+            .snapshots()
+            .container(&id)
+            .expect("on the shelf");
         reference("VirtualMachine", &snapshot.vm.moref)
     }
 
     pub async fn until_power(&self, vm: &ManagedObjectReference, power: &str) {
         let spec = vmomi::types::PropertyFilterSpec {
-            prop_set: vec![vmomi::client::property_spec("VirtualMachine", &["runtime.powerState"])],
-            object_set: vec![vmomi::types::ObjectSpec { obj: vm.clone(), ..Default::default() }],
+            prop_set: vec![vmomi::client::property_spec(
+                "VirtualMachine",
+                &["runtime.powerState"],
+            )],
+            object_set: vec![vmomi::types::ObjectSpec {
+                obj: vm.clone(),
+                ..Default::default()
+            }],
             ..Default::default()
         };
-        let mut filter = self.client.watch().await.unwrap().filter(spec).await.unwrap();
+        let mut filter = self
+            .client
+            .watch()
+            .await
+            .unwrap()
+            .filter(spec)
+            .await
+            .unwrap();
         let waiting = async {
             loop {
                 let batch = filter.next().await.expect("a watch");
@@ -187,16 +239,28 @@ impl Bench {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("the power state");
+        tokio::time::timeout(Duration::from_secs(20), waiting)
+            .await
+            .expect("the power state");
     }
 
     async fn set_keys(&self, vm: &ManagedObjectReference, keys: Vec<(String, String)>) {
         let extra_config = keys
             .into_iter()
-            .map(|(key, value)| OptionValue { key, value: Some(Any::from(value)), ..Default::default() })
+            .map(|(key, value)| OptionValue {
+                key,
+                value: Some(Any::from(value)),
+                ..Default::default()
+            })
             .collect();
-        let spec = VirtualMachineConfigSpec { extra_config, ..Default::default() };
-        self.client.run_task(vm, ReconfigVMRequest { spec }).await.expect("keys");
+        let spec = VirtualMachineConfigSpec {
+            extra_config,
+            ..Default::default()
+        };
+        self.client
+            .run_task(vm, ReconfigVMRequest { spec })
+            .await
+            .expect("keys");
     }
 
     pub async fn guest_runs(&self, vm: &ManagedObjectReference, id: ContainerId, boot: &str) {
@@ -217,20 +281,40 @@ impl Bench {
             stopped_at: Some(1_700_000_001_000_000_000),
         };
         self.set_keys(vm, state.encode(&id.to_string())).await;
-        self.client.run_task(vm, PowerOffVMRequest {}).await.expect("off");
+        self.client
+            .run_task(vm, PowerOffVMRequest {})
+            .await
+            .expect("off");
     }
 
     pub async fn destroy_behind_our_back(&self, vm: &ManagedObjectReference) {
-        self.client.run_task(vm, DestroyRequest {}).await.expect("destroyed");
+        self.client
+            .run_task(vm, DestroyRequest {})
+            .await
+            .expect("destroyed");
     }
 
     /// Waits until the container's actor answers again; at most a second, as promised.
     pub async fn until_up(&self, id: ContainerId) -> Arc<ContainerSnapshot> {
         let waiting = async {
             loop {
-                if self.world.engine.snapshots().container(&id).is_some_and(|c| c.phase != Phase::Starting)
+                if self
+                    .world
+                    .engine
+                    .snapshots()
+                    .container(&id)
+                    .is_some_and(|c| c.phase != Phase::Starting)
                     && !matches!(
-                        self.world.engine.resize(id, actors::streams::ConsoleSize { height: 1, width: 1 }).await,
+                        self.world
+                            .engine
+                            .resize(
+                                id,
+                                actors::streams::ConsoleSize {
+                                    height: 1,
+                                    width: 1
+                                }
+                            )
+                            .await,
                         Err(Error::Interrupted(_) | Error::Deadline(_) | Error::NoSuchContainer(_))
                     )
                 {
@@ -239,7 +323,9 @@ impl Bench {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(5), waiting).await.expect("up again")
+        tokio::time::timeout(Duration::from_secs(5), waiting)
+            .await
+            .expect("up again")
     }
 }
 
@@ -250,7 +336,11 @@ async fn appliance(
 ) -> String {
     let controller = VirtualDeviceConfigSpec {
         operation: Some(VirtualDeviceConfigSpecOperation::Add),
-        device: ParaVirtualSCSIController { key: 1000, ..Default::default() }.into(),
+        device: ParaVirtualSCSIController {
+            key: 1000,
+            ..Default::default()
+        }
+        .into(),
         ..Default::default()
     };
     let config = VirtualMachineConfigSpec {
@@ -265,10 +355,20 @@ async fn appliance(
         device_change: vec![controller.into()],
         ..Default::default()
     };
-    let request = CreateVMRequest { config, pool: pool.clone(), host: None };
-    let info = client.run_task(folder, request).await.expect("an appliance");
+    let request = CreateVMRequest {
+        config,
+        pool: pool.clone(),
+        host: None,
+    };
+    let info = client
+        .run_task(folder, request)
+        .await
+        .expect("an appliance");
     let vm = info.result.unwrap().as_reference().unwrap().clone();
-    client.run_task(&vm, PowerOnVMRequest::default()).await.expect("an appliance that is on");
+    client
+        .run_task(&vm, PowerOnVMRequest::default())
+        .await
+        .expect("an appliance that is on");
     vm.value
 }
 
@@ -292,10 +392,15 @@ fn archive(tag: &str) -> Vec<u8> {
     });
     let config = serde_json::to_vec(&config).unwrap();
     let name = format!("{}.json", hex::encode(sha2::Sha256::digest(&config)));
-    let manifest = serde_json::json!([{"Config": name, "RepoTags": [tag], "Layers": ["l/layer.tar"]}]);
+    let manifest =
+        serde_json::json!([{"Config": name, "RepoTags": [tag], "Layers": ["l/layer.tar"]}]);
     let mut all = tar::Builder::new(Vec::new());
     add(&mut all, &name, &config);
     add(&mut all, "l/layer.tar", &layer);
-    add(&mut all, "manifest.json", &serde_json::to_vec(&manifest).unwrap());
+    add(
+        &mut all,
+        "manifest.json",
+        &serde_json::to_vec(&manifest).unwrap(),
+    );
     all.into_inner().unwrap()
 }
