@@ -7,7 +7,7 @@
 //! ```
 //! What a crash loses: nothing; `children()` makes the list anew (the containers' list comes from vSphere).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use ractor::{
     Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr,
     SupervisionEvent,
 };
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::address::Address;
@@ -134,6 +135,9 @@ pub enum SupervisorMessage {
     /// Internal: the wait of a back-off is over.
     #[doc(hidden)]
     Start(Vec<String>),
+    /// Internal: a child has started, or cannot.
+    #[doc(hidden)]
+    Spawned(String, Result<ActorCell, SpawnErr>, Option<RpcReplyPort<Result<(), String>>>),
 }
 
 /// The supervisor actor.
@@ -147,7 +151,12 @@ pub struct SupervisorState {
     core: Core,
     specs: HashMap<String, ChildSpec>,
     cells: HashMap<ActorId, (String, ActorCell)>,
+    /// Children whose start is under way.
+    starting: HashSet<String>,
+    /// Children that ended before we heard that they had started.
+    early: HashMap<ActorId, Exit>,
     epoch: Instant,
+    tasks: JoinSet<()>,
 }
 
 impl SupervisorState {
@@ -159,24 +168,65 @@ impl SupervisorState {
         format!("{}/{id}", self.args.path)
     }
 
-    async fn start(
+    /// Starts children one after the other, without waiting here: a child that waits for a sibling in its
+    /// `pre_start` must not keep us from starting that sibling.
+    fn launch(
         &mut self,
         myself: &ActorRef<SupervisorMessage>,
-        id: &str,
-    ) -> Result<(), SpawnErr> {
-        let Some(spec) = self.specs.get(id).cloned() else {
-            return Ok(());
-        };
-        if self.core.is_running(id) {
-            return Ok(());
+        ids: Vec<String>,
+        mut reply: Option<RpcReplyPort<Result<(), String>>>,
+    ) {
+        let mut list = Vec::new();
+        for id in ids {
+            let Some(spec) = self.specs.get(&id) else { continue };
+            if !self.core.is_running(&id) && self.starting.insert(id.clone()) {
+                list.push((id, spec.spawn.clone()));
+            }
         }
-        let cell = (spec.spawn)(myself.get_cell()).await?;
-        self.core.started(id, self.now());
-        self.args
-            .tree
-            .enter(&self.path(id), cell.clone(), spec.busy.clone());
+        let myself = myself.clone();
+        self.tasks.spawn(async move {
+            for (id, spawn) in list {
+                let spawned = spawn(myself.get_cell()).await;
+                let message = SupervisorMessage::Spawned(id, spawned, reply.take());
+                if myself.send_message(message).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    async fn spawned(
+        &mut self,
+        myself: &ActorRef<SupervisorMessage>,
+        id: String,
+        result: Result<ActorCell, SpawnErr>,
+    ) -> Result<(), ActorProcessingErr> {
+        self.starting.remove(&id);
+        match result {
+            Ok(cell) if !self.core.contains(&id) => {
+                // Removed while it started.
+                cell.stop(None);
+                Ok(())
+            }
+            Ok(cell) => {
+                self.core.started(&id, self.now());
+                if let Some(exit) = self.early.remove(&cell.get_id()) {
+                    return self.exited(myself, id, exit).await;
+                }
+                self.enter(&id, cell);
+                Ok(())
+            }
+            Err(why) => {
+                tracing::warn!(path = %self.path(&id), %why, "cannot start");
+                self.exited(myself, id, Exit::Failed).await
+            }
+        }
+    }
+
+    fn enter(&mut self, id: &str, cell: ActorCell) {
+        let busy = self.specs.get(id).map(|s| s.busy.clone()).unwrap_or_default();
+        self.args.tree.enter(&self.path(id), cell.clone(), busy);
         self.cells.insert(cell.get_id(), (id.to_owned(), cell));
-        Ok(())
     }
 
     /// Stops a child without asking the core about it.
@@ -252,7 +302,10 @@ impl Actor for Supervisor {
             args,
             specs: HashMap::new(),
             cells: HashMap::new(),
+            starting: HashSet::new(),
+            early: HashMap::new(),
             epoch: Instant::now(),
+            tasks: JoinSet::new(),
         };
         let mut ids = Vec::new();
         for child in children {
@@ -262,10 +315,9 @@ impl Actor for Supervisor {
             }
         }
         for id in ids {
-            if let Err(why) = state.start(&myself, &id).await {
-                tracing::warn!(path = %state.path(&id), %why, "cannot start");
-                state.exited(&myself, id, Exit::Failed).await?;
-            }
+            let Some(spawn) = state.specs.get(&id).map(|s| s.spawn.clone()) else { continue };
+            let result = spawn(myself.get_cell()).await;
+            state.spawned(&myself, id, result).await?;
         }
         Ok(state)
     }
@@ -276,33 +328,36 @@ impl Actor for Supervisor {
         message: SupervisorMessage,
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
+        while state.tasks.try_join_next().is_some() {}
         match message {
             SupervisorMessage::AddChild(spec, reply) => {
                 let id = spec.id.clone();
-                let mut answer = Ok(());
                 if state.core.add(&id, spec.restart) {
                     state.specs.insert(id.clone(), spec);
-                    if let Err(why) = state.start(&myself, &id).await {
-                        state.forget(&id);
-                        answer = Err(why.to_string());
-                    }
+                    state.launch(&myself, vec![id], Some(reply));
+                } else {
+                    // The asker may have left.
+                    let _ = reply.send(Ok(()));
                 }
-                // The asker may have left.
-                let _ = reply.send(answer);
+            }
+            SupervisorMessage::Spawned(id, Err(why), Some(reply)) => {
+                // A child that cannot start the first time is the asker's business.
+                state.starting.remove(&id);
+                state.forget(&id);
+                let _ = reply.send(Err(why.to_string()));
+            }
+            SupervisorMessage::Spawned(id, result, reply) => {
+                state.spawned(&myself, id, result).await?;
+                if let Some(reply) = reply {
+                    let _ = reply.send(Ok(()));
+                }
             }
             SupervisorMessage::RemoveChild(id, reply) => {
                 state.stop(&id).await;
                 state.forget(&id);
                 let _ = reply.send(());
             }
-            SupervisorMessage::Start(ids) => {
-                for id in ids {
-                    if let Err(why) = state.start(&myself, &id).await {
-                        tracing::warn!(path = %state.path(&id), %why, "cannot start");
-                        state.exited(&myself, id, Exit::Failed).await?;
-                    }
-                }
-            }
+            SupervisorMessage::Start(ids) => state.launch(&myself, ids, None),
         }
         Ok(())
     }
@@ -325,6 +380,9 @@ impl Actor for Supervisor {
             _ => return Ok(()),
         };
         let Some((id, cell)) = state.cells.remove(&cell.get_id()) else {
+            if !state.starting.is_empty() {
+                state.early.insert(cell.get_id(), exit);
+            }
             return Ok(());
         };
         state.args.tree.leave(&state.path(&id), &cell);
