@@ -94,7 +94,12 @@ pub struct VcModel {
 
 impl Default for VcModel {
     fn default() -> Self {
-        VcModel { datacenters: 1, clusters: 1, hosts: 2, portgroups: 1 }
+        VcModel {
+            datacenters: 1,
+            clusters: 1,
+            hosts: 2,
+            portgroups: 1,
+        }
     }
 }
 
@@ -118,7 +123,10 @@ impl FromStr for DatastoreConfig {
         if name.is_empty() || name.contains(['[', ']', '/']) {
             return Err(format!("{name:?} cannot be the name of a datastore"));
         }
-        Ok(DatastoreConfig { name: name.to_owned(), path })
+        Ok(DatastoreConfig {
+            name: name.to_owned(),
+            path,
+        })
     }
 }
 
@@ -142,7 +150,9 @@ impl FromStr for GuestChoice {
             "namespace" => Ok(GuestChoice::Namespace),
             "inert" => Ok(GuestChoice::Inert),
             "qemu" => Err("the qemu engine is not there yet; use namespace or inert".into()),
-            other => Err(format!("{other:?} is not one of auto, namespace, inert, qemu")),
+            other => Err(format!(
+                "{other:?} is not one of auto, namespace, inert, qemu"
+            )),
         }
     }
 }
@@ -173,7 +183,11 @@ impl FromStr for Forward {
         if !listen.ip().is_loopback() {
             return Err(format!("{listen} is not on the loopback interface"));
         }
-        Ok(Forward { listen, vm: vm.to_owned(), port })
+        Ok(Forward {
+            listen,
+            vm: vm.to_owned(),
+            port,
+        })
     }
 }
 

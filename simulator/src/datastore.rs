@@ -23,7 +23,10 @@ impl FromStr for DatastorePath {
             .and_then(|rest| rest.split_once(']'))
             .ok_or_else(|| format!("{text:?} is no datastore path"))?;
         let path = clean(path.trim()).ok_or_else(|| format!("{text:?} leaves the datastore"))?;
-        Ok(DatastorePath { datastore: datastore.trim().to_owned(), path })
+        Ok(DatastorePath {
+            datastore: datastore.trim().to_owned(),
+            path,
+        })
     }
 }
 
@@ -50,7 +53,10 @@ impl fmt::Display for DatastorePath {
 impl DatastorePath {
     /// Makes a path; `path` must come from [`clean`] or from another path.
     pub(crate) fn new(datastore: impl Into<String>, path: impl Into<String>) -> Self {
-        DatastorePath { datastore: datastore.into(), path: path.into() }
+        DatastorePath {
+            datastore: datastore.into(),
+            path: path.into(),
+        }
     }
 
     /// The directory that holds the file.
@@ -61,14 +67,19 @@ impl DatastorePath {
 
     /// A file in this directory.
     pub(crate) fn join(&self, name: &str) -> DatastorePath {
-        let path =
-            if self.path.is_empty() { name.to_owned() } else { format!("{}/{name}", self.path) };
+        let path = if self.path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}/{name}", self.path)
+        };
         DatastorePath::new(&self.datastore, path)
     }
 
     /// The last part of the path.
     pub(crate) fn file_name(&self) -> &str {
-        self.path.rsplit_once('/').map_or(&self.path, |(_, name)| name)
+        self.path
+            .rsplit_once('/')
+            .map_or(&self.path, |(_, name)| name)
     }
 }
 
@@ -86,7 +97,11 @@ pub(crate) struct Datastore {
 impl Datastore {
     /// The real place of a cleaned path.
     pub(crate) fn real(&self, path: &str) -> PathBuf {
-        if path.is_empty() { self.root.clone() } else { self.root.join(path) }
+        if path.is_empty() {
+            self.root.clone()
+        } else {
+            self.root.join(path)
+        }
     }
 
     /// Capacity and free space of the file system, in bytes.

@@ -56,13 +56,18 @@ impl Place {
             .find(&vm.value)
             .and_then(|o| o.reference(".host"))
             .and_then(|h| snapshot.find(&h.value));
-        let compute =
-            host.and_then(|h| h.reference("parent")).and_then(|c| snapshot.find(&c.value));
+        let compute = host
+            .and_then(|h| h.reference("parent"))
+            .and_then(|c| snapshot.find(&c.value));
         let datacenter = world
             .datacenter_of(snapshot, &vm.value)
             .and_then(|d| snapshot.find(&d.value));
         Place {
-            vm: Some(VmEventArgument { name: name.into(), vm: vm.clone(), ..Default::default() }),
+            vm: Some(VmEventArgument {
+                name: name.into(),
+                vm: vm.clone(),
+                ..Default::default()
+            }),
             host: host.map(|o| HostEventArgument {
                 name: o.text("name").unwrap_or_default().into(),
                 host: o.moref.clone(),
@@ -114,7 +119,10 @@ impl Events {
         }
         let snapshot = t.snapshot().clone();
         for collector in &inner.collectors {
-            let newest = inner.events.back().filter(|e| collector.takes(&snapshot, e));
+            let newest = inner
+                .events
+                .back()
+                .filter(|e| collector.takes(&snapshot, e));
             if newest.is_some() {
                 let page = collector.latest(&snapshot, &inner.events);
                 t.set(&collector.id, "latestPage", page);
@@ -124,15 +132,30 @@ impl Events {
 
     /// Lists the events that a filter takes, oldest first.
     pub(crate) fn query(&self, snapshot: &Snapshot, filter: EventFilterSpec) -> Vec<Poly<Event>> {
-        let asker = EventCollector { id: String::new(), filter, page: usize::MAX, read: 0 };
+        let asker = EventCollector {
+            id: String::new(),
+            filter,
+            page: usize::MAX,
+            read: 0,
+        };
         let inner = self.lock();
-        inner.events.iter().filter(|e| asker.takes(snapshot, e)).cloned().collect()
+        inner
+            .events
+            .iter()
+            .filter(|e| asker.takes(snapshot, e))
+            .cloned()
+            .collect()
     }
 
     /// Adds a collector whose object is there already.
     pub(crate) fn collect(&self, t: &mut Transaction, id: String, filter: EventFilterSpec) {
         let inner = &mut *self.lock();
-        let collector = EventCollector { id, filter, page: PAGE, read: 0 };
+        let collector = EventCollector {
+            id,
+            filter,
+            page: PAGE,
+            read: 0,
+        };
         let page = collector.latest(t.snapshot(), &inner.events);
         t.set(&collector.id, "latestPage", page);
         inner.collectors.push(collector);
@@ -193,12 +216,17 @@ impl EventCollector {
         let named = |name: &String| event.is_a(name);
         let types = self.filter.event_type_id.is_empty() && self.filter.r#type.is_empty()
             || self.filter.event_type_id.iter().any(|name| {
-                named(name) || name.strip_prefix("vim.event.").is_some_and(|n| event.is_a(n))
+                named(name)
+                    || name
+                        .strip_prefix("vim.event.")
+                        .is_some_and(|n| event.is_a(n))
             })
             || self.filter.r#type.iter().any(named);
         types
             && self.filter.entity.as_ref().is_none_or(|by| {
-                let Some(vm) = event.vm().as_ref() else { return false };
+                let Some(vm) = event.vm().as_ref() else {
+                    return false;
+                };
                 match snapshot.find(&vm.vm.value) {
                     Some(object) => snapshot.lies_in(object, &by.entity.value),
                     // A VM that is gone: its events are shown to those who ask for any container.

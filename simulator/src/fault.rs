@@ -49,7 +49,10 @@ fn named(name: &str) -> Option<Poly<MethodFault>> {
 
 impl Fault {
     pub(crate) fn new(fault: impl Into<Poly<MethodFault>>, message: impl Into<String>) -> Self {
-        Fault { fault: Box::new(fault.into()), message: message.into() }
+        Fault {
+            fault: Box::new(fault.into()),
+            message: message.into(),
+        }
     }
 
     /// A fault without fields of its own; a name that is not known makes a `SystemError`.
@@ -63,26 +66,41 @@ impl Fault {
     pub(crate) fn system(reason: impl Into<String>) -> Self {
         let reason = reason.into();
         let message = format!("A general system error occurred: {reason}");
-        Fault::new(SystemError { reason, ..Default::default() }, message)
+        Fault::new(
+            SystemError {
+                reason,
+                ..Default::default()
+            },
+            message,
+        )
     }
 
     pub(crate) fn invalid_argument(property: &str) -> Self {
         Fault::new(
-            InvalidArgument { invalid_property: Some(property.into()), ..Default::default() },
+            InvalidArgument {
+                invalid_property: Some(property.into()),
+                ..Default::default()
+            },
             format!("A specified parameter was not correct: {property}"),
         )
     }
 
     pub(crate) fn invalid_property(name: &str) -> Self {
         Fault::new(
-            InvalidProperty { name: name.into(), ..Default::default() },
+            InvalidProperty {
+                name: name.into(),
+                ..Default::default()
+            },
             format!("The property {name} does not exist"),
         )
     }
 
     pub(crate) fn not_found(object: &Moref) -> Self {
         Fault::new(
-            ManagedObjectNotFound { obj: object.clone(), ..Default::default() },
+            ManagedObjectNotFound {
+                obj: object.clone(),
+                ..Default::default()
+            },
             format!(
                 "The object 'vim.{}:{}' has already been deleted or has not been completely \
                  created",
@@ -144,14 +162,21 @@ impl Fault {
 
     pub(crate) fn duplicate_name(name: &str, object: &Moref) -> Self {
         Fault::new(
-            DuplicateName { name: name.into(), object: object.clone(), ..Default::default() },
+            DuplicateName {
+                name: name.into(),
+                object: object.clone(),
+                ..Default::default()
+            },
             format!("The name '{name}' already exists."),
         )
     }
 
     pub(crate) fn invalid_name(name: &str) -> Self {
         Fault::new(
-            InvalidName { name: name.into(), ..Default::default() },
+            InvalidName {
+                name: name.into(),
+                ..Default::default()
+            },
             format!("The name '{name}' is not valid."),
         )
     }
@@ -159,25 +184,49 @@ impl Fault {
     pub(crate) fn file_not_found(file: impl ToString) -> Self {
         let file = file.to_string();
         let message = format!("File {file} was not found");
-        Fault::new(FileNotFound { file, ..Default::default() }, message)
+        Fault::new(
+            FileNotFound {
+                file,
+                ..Default::default()
+            },
+            message,
+        )
     }
 
     pub(crate) fn file_exists(file: impl ToString) -> Self {
         let file = file.to_string();
         let message = format!("File {file} already exists");
-        Fault::new(FileAlreadyExists { file, ..Default::default() }, message)
+        Fault::new(
+            FileAlreadyExists {
+                file,
+                ..Default::default()
+            },
+            message,
+        )
     }
 
     pub(crate) fn cannot_create(file: impl ToString, why: impl std::fmt::Display) -> Self {
         let file = file.to_string();
         let message = format!("Cannot create file {file}: {why}");
-        Fault::new(CannotCreateFile { file, ..Default::default() }, message)
+        Fault::new(
+            CannotCreateFile {
+                file,
+                ..Default::default()
+            },
+            message,
+        )
     }
 
     pub(crate) fn file(file: impl ToString, why: impl std::fmt::Display) -> Self {
         let file = file.to_string();
         let message = format!("Error caused by file {file}: {why}");
-        Fault::new(FileFault { file, ..Default::default() }, message)
+        Fault::new(
+            FileFault {
+                file,
+                ..Default::default()
+            },
+            message,
+        )
     }
 
     /// What an I/O error on a datastore file is to a client.
@@ -191,14 +240,20 @@ impl Fault {
 
     pub(crate) fn datastore_path(path: &str) -> Self {
         Fault::new(
-            InvalidDatastorePath { datastore_path: path.into(), ..Default::default() },
+            InvalidDatastorePath {
+                datastore_path: path.into(),
+                ..Default::default()
+            },
             format!("Invalid datastore path '{path}'."),
         )
     }
 
     pub(crate) fn datastore(name: &str) -> Self {
         Fault::new(
-            InvalidDatastore { name: Some(name.into()), ..Default::default() },
+            InvalidDatastore {
+                name: Some(name.into()),
+                ..Default::default()
+            },
             format!("Datastore '{name}' is not valid."),
         )
     }
@@ -217,12 +272,21 @@ impl Fault {
     pub(crate) fn vm_config(reason: impl Into<String>) -> Self {
         let reason = reason.into();
         let message = reason.clone();
-        Fault::new(GenericVmConfigFault { reason, ..Default::default() }, message)
+        Fault::new(
+            GenericVmConfigFault {
+                reason,
+                ..Default::default()
+            },
+            message,
+        )
     }
 
     pub(crate) fn in_use(name: &str) -> Self {
         Fault::new(
-            ResourceInUse { name: Some(name.into()), ..Default::default() },
+            ResourceInUse {
+                name: Some(name.into()),
+                ..Default::default()
+            },
             format!("The resource '{name}' is in use."),
         )
     }

@@ -74,7 +74,9 @@ impl FromStr for FaultRule {
         };
         let effect = match what.split_once('=') {
             Some(("delay", ms)) => {
-                let ms = ms.parse().map_err(|_| format!("{ms:?} is no number of milliseconds"))?;
+                let ms = ms
+                    .parse()
+                    .map_err(|_| format!("{ms:?} is no number of milliseconds"))?;
                 Effect::Delay(Duration::from_millis(ms))
             }
             Some(("task", fault)) => Effect::TaskFault(fault.to_owned()),
@@ -89,7 +91,11 @@ impl FromStr for FaultRule {
                 _ => return Err(format!("{what:?} is not the name of a fault")),
             },
         };
-        Ok(FaultRule { method: method.to_owned(), when, effect })
+        Ok(FaultRule {
+            method: method.to_owned(),
+            when,
+            effect,
+        })
     }
 }
 
@@ -129,11 +135,19 @@ impl Faults {
     /// Makes a set of rules; `seed` decides the ones that fire by probability.
     pub(crate) fn new(rules: Vec<FaultRule>, seed: u64) -> Self {
         let random = StdRng::seed_from_u64(seed);
-        Faults { inner: Mutex::new(Inner { rules, calls: BTreeMap::new(), random }) }
+        Faults {
+            inner: Mutex::new(Inner {
+                rules,
+                calls: BTreeMap::new(),
+                random,
+            }),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.inner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Records a call, and says what shall happen to it.

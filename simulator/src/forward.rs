@@ -12,30 +12,37 @@ use crate::world::World;
 
 /// Opens a forward that stays as long as the simulator runs.
 pub(crate) async fn open(world: &Arc<World>, forward: Forward) -> Result<SocketAddr, String> {
-    let network = world.network.clone().ok_or("guests have no network with this engine")?;
+    let network = world
+        .network
+        .clone()
+        .ok_or("guests have no network with this engine")?;
     let target = follow(world, forward.vm.clone(), forward.port);
     let opened = network
         .forward(forward.listen, target)
         .await
         .map_err(|e| format!("cannot listen on {}: {e}", forward.listen))?;
     let address = opened.address();
-    world.forwards.lock().unwrap_or_else(PoisonError::into_inner).push(opened);
+    world
+        .forwards
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(opened);
     Ok(address)
 }
 
 /// Follows the address of the VM called `name`.
-fn follow(
-    world: &Arc<World>,
-    name: String,
-    port: u16,
-) -> watch::Receiver<Option<SocketAddrV4>> {
+fn follow(world: &Arc<World>, name: String, port: u16) -> watch::Receiver<Option<SocketAddrV4>> {
     let (sender, receiver) = watch::channel(None);
     let world = Arc::downgrade(world);
     tokio::spawn(async move {
-        let Some(mut changes) = world.upgrade().map(|w| w.inventory.subscribe()) else { return };
+        let Some(mut changes) = world.upgrade().map(|w| w.inventory.subscribe()) else {
+            return;
+        };
         loop {
             let snapshot = changes.borrow_and_update().clone();
-            let Some(shared) = world.upgrade() else { return };
+            let Some(shared) = world.upgrade() else {
+                return;
+            };
             let target = shared
                 .names
                 .find(&name)
@@ -66,5 +73,10 @@ fn address(vm: &Object) -> Option<Ipv4Addr> {
     if runtime.power_state != VirtualMachinePowerState::PoweredOn {
         return None;
     }
-    data("guest")?.as_data::<GuestInfo>()?.ip_address.as_ref()?.parse().ok()
+    data("guest")?
+        .as_data::<GuestInfo>()?
+        .ip_address
+        .as_ref()?
+        .parse()
+        .ok()
 }

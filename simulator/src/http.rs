@@ -33,16 +33,19 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Makes a body of bytes that are there already.
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|e: Infallible| match e {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|e: Infallible| match e {})
+        .boxed_unsync()
 }
 
 /// Makes a reply of a status and a line of text.
 pub(crate) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(full(body));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("text/plain"),
+    );
     response
 }
 
@@ -102,9 +105,7 @@ async fn route(
     match (request.method(), path.as_str()) {
         (&Method::POST, "/sdk" | "/sdk/" | "/sdk/vimService") => sdk(world, request).await,
         (&Method::GET, "/sdk/vimServiceVersions.xml") => Ok(xml(StatusCode::OK, versions())),
-        (&Method::GET, "/sdk/vimService.wsdl" | "/sdk/vimService") => {
-            Ok(xml(StatusCode::OK, WSDL))
-        }
+        (&Method::GET, "/sdk/vimService.wsdl" | "/sdk/vimService") => Ok(xml(StatusCode::OK, WSDL)),
         (_, "/sdk" | "/sdk/" | "/sdk/vimService") => {
             Ok(text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n"))
         }
@@ -131,25 +132,35 @@ fn xml(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     response
 }
 
-async fn sdk(
-    world: &Arc<World>,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Dropped> {
+async fn sdk(world: &Arc<World>, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
     let (parts, body) = request.into_parts();
     let Ok(body) = Limited::new(body, MAX_SOAP).collect().await else {
-        return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large\n"));
+        return Ok(text(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the request is too large\n",
+        ));
     };
     let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
     let call = soap::HttpCall {
         session: header("cookie").and_then(session_cookie),
-        action: header("soapaction").unwrap_or("").trim_matches('"').to_owned(),
+        action: header("soapaction")
+            .unwrap_or("")
+            .trim_matches('"')
+            .to_owned(),
         agent: header("user-agent").unwrap_or("").to_owned(),
     };
     match soap::handle(world, call, &body.to_bytes()).await {
         Answer::Drop => Err(Dropped),
-        Answer::Reply { fault, body, cookie } => {
-            let status =
-                if fault { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
+        Answer::Reply {
+            fault,
+            body,
+            cookie,
+        } => {
+            let status = if fault {
+                StatusCode::INTERNAL_SERVER_ERROR
+            } else {
+                StatusCode::OK
+            };
             let mut response = xml(status, body);
             if let Some(cookie) = cookie {
                 let value = format!("vmware_soap_session=\"{cookie}\"; Path=/; HttpOnly; Secure");
@@ -253,8 +264,14 @@ mod tests {
 
     #[test]
     fn the_session_is_found_with_and_without_quotes() {
-        assert_eq!(session_cookie("a=b; vmware_soap_session=\"x-1\""), Some("x-1".into()));
-        assert_eq!(session_cookie("vmware_soap_session=x-1; c=d"), Some("x-1".into()));
+        assert_eq!(
+            session_cookie("a=b; vmware_soap_session=\"x-1\""),
+            Some("x-1".into())
+        );
+        assert_eq!(
+            session_cookie("vmware_soap_session=x-1; c=d"),
+            Some("x-1".into())
+        );
         assert_eq!(session_cookie("c=d"), None);
     }
 }

@@ -106,7 +106,11 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// Finds an object by its moid.
     pub(crate) fn find(&self, moid: &str) -> Option<&Arc<Object>> {
-        let slot = *self.ids.read().unwrap_or_else(PoisonError::into_inner).get(moid)?;
+        let slot = *self
+            .ids
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(moid)?;
         self.objects.get(slot)
     }
 
@@ -126,7 +130,9 @@ impl Snapshot {
 
     /// Finds a child by its name.
     pub(crate) fn child(&self, moid: &str, name: &str, child: &str) -> Option<&Arc<Object>> {
-        self.children(moid, name).into_iter().find(|o| o.text("name") == Some(child))
+        self.children(moid, name)
+            .into_iter()
+            .find(|o| o.text("name") == Some(child))
     }
 
     /// Lists an entity and what it lies in, from the inside out; a VM lies in its pool and on its
@@ -141,10 +147,12 @@ impl Snapshot {
                 .and_then(|parent| self.find(&parent.value))
                 .is_some_and(|parent| self.lies_in(parent, container))
         };
-        up("parent") || (object.moref.r#type == "VirtualMachine" && (up("resourcePool") || {
-            // `runtime.host`, kept apart so that nobody has to take `runtime` to pieces.
-            up(".host")
-        }))
+        up("parent")
+            || (object.moref.r#type == "VirtualMachine"
+                && (up("resourcePool") || {
+                    // `runtime.host`, kept apart so that nobody has to take `runtime` to pieces.
+                    up(".host")
+                }))
     }
 }
 
@@ -173,11 +181,15 @@ impl ViewDefinition {
         if self.recursive {
             return snapshot.lies_in(object, &self.container);
         }
-        let parent = object.reference("parent").is_some_and(|p| p.value == self.container);
+        let parent = object
+            .reference("parent")
+            .is_some_and(|p| p.value == self.container);
         parent
             || ["resourcePool", ".host"].iter().any(|name| {
                 r#type == "VirtualMachine"
-                    && object.reference(name).is_some_and(|p| p.value == self.container)
+                    && object
+                        .reference(name)
+                        .is_some_and(|p| p.value == self.container)
             })
     }
 }
@@ -198,9 +210,19 @@ pub(crate) struct Inventory {
 
 impl Default for Inventory {
     fn default() -> Self {
-        let snapshot = Snapshot { objects: Tree::default(), ids: Ids::default() };
+        let snapshot = Snapshot {
+            objects: Tree::default(),
+            ids: Ids::default(),
+        };
         let changed = watch::Sender::new(Arc::new(snapshot.clone()));
-        Inventory { head: Mutex::new(Head { snapshot, next: 0, views: Vec::new() }), changed }
+        Inventory {
+            head: Mutex::new(Head {
+                snapshot,
+                next: 0,
+                views: Vec::new(),
+            }),
+            changed,
+        }
     }
 }
 
@@ -227,7 +249,12 @@ impl Inventory {
         };
         let result = change(&mut transaction);
         transaction.update_views(&mut head.views);
-        let Transaction { snapshot, next, removed, .. } = transaction;
+        let Transaction {
+            snapshot,
+            next,
+            removed,
+            ..
+        } = transaction;
         let same = snapshot.objects.same(&head.snapshot.objects);
         head.snapshot = snapshot;
         head.next = next;
@@ -235,7 +262,11 @@ impl Inventory {
             self.changed.send_replace(Arc::new(head.snapshot.clone()));
         }
         if !removed.is_empty() {
-            let mut ids = head.snapshot.ids.write().unwrap_or_else(PoisonError::into_inner);
+            let mut ids = head
+                .snapshot
+                .ids
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             for moid in removed {
                 ids.remove(&moid);
             }
@@ -272,21 +303,29 @@ impl Transaction {
         if class::is_entity(&moref.r#type) {
             self.entities.push(slot);
         }
-        let object = Object { slot, moref: moref.clone(), props: props.into_iter().collect() };
+        let object = Object {
+            slot,
+            moref: moref.clone(),
+            props: props.into_iter().collect(),
+        };
         self.snapshot.objects.insert(slot, Arc::new(object));
         moref
     }
 
     /// Takes an object away; lists that refer to it are the caller's.
     pub(crate) fn remove(&mut self, moid: &str) {
-        let Some(slot) = self.snapshot.find(moid).map(|o| o.slot) else { return };
+        let Some(slot) = self.snapshot.find(moid).map(|o| o.slot) else {
+            return;
+        };
         self.entities.push(slot);
         self.snapshot.objects.remove(slot);
         self.removed.push(moid.to_owned());
     }
 
     fn change(&mut self, moid: &str, f: impl FnOnce(&mut Object)) {
-        let Some(object) = self.snapshot.find(moid) else { return };
+        let Some(object) = self.snapshot.find(moid) else {
+            return;
+        };
         let mut object = object.clone();
         let slot = object.slot;
         f(Arc::make_mut(&mut object));
@@ -296,7 +335,9 @@ impl Transaction {
     /// Sets a property; an equal value is no change.
     pub(crate) fn set(&mut self, moid: &str, name: &'static str, value: impl Into<Any>) {
         let value = value.into();
-        let Some(object) = self.snapshot.find(moid) else { return };
+        let Some(object) = self.snapshot.find(moid) else {
+            return;
+        };
         if let Some(Prop::Value(old)) = object.props.get(name)
             && **old == value
         {
@@ -313,7 +354,9 @@ impl Transaction {
 
     /// Adds `target` to the references of a property.
     pub(crate) fn add_ref(&mut self, moid: &str, name: &'static str, target: &Moref) {
-        let Some(slot) = self.snapshot.find(&target.value).map(|o| o.slot) else { return };
+        let Some(slot) = self.snapshot.find(&target.value).map(|o| o.slot) else {
+            return;
+        };
         self.change_refs(moid, name, |refs| {
             refs.insert(slot, target.clone());
         });
@@ -321,7 +364,9 @@ impl Transaction {
 
     /// Takes the object `target` (a moid, still there) from the references of a property.
     pub(crate) fn remove_ref(&mut self, moid: &str, name: &'static str, target: &str) {
-        let Some(slot) = self.snapshot.find(target).map(|o| o.slot) else { return };
+        let Some(slot) = self.snapshot.find(target).map(|o| o.slot) else {
+            return;
+        };
         self.change_refs(moid, name, |refs| {
             refs.remove(slot);
         });
@@ -329,7 +374,10 @@ impl Transaction {
 
     fn change_refs(&mut self, moid: &str, name: &'static str, f: impl FnOnce(&mut Tree<Moref>)) {
         self.change(moid, |object| {
-            let refs = object.props.entry(name).or_insert_with(|| Prop::Refs(Tree::default()));
+            let refs = object
+                .props
+                .entry(name)
+                .or_insert_with(|| Prop::Refs(Tree::default()));
             if let Prop::Refs(refs) = refs {
                 f(refs);
             }

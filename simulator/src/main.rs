@@ -77,9 +77,14 @@ fn main() -> ExitCode {
     simulator::engine::namespace::helper::helper_main();
     let filter = tracing_subscriber::EnvFilter::try_from_env("VIC_SIM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(run(arguments)),
         Err(error) => Err(Box::<dyn std::error::Error>::from(error)),
@@ -108,7 +113,10 @@ fn config(arguments: Arguments) -> Result<Config, Box<dyn std::error::Error>> {
             hosts: arguments.hosts,
             portgroups: arguments.portgroups,
         };
-        Config { model: Model::Vc(model), ..Config::vc(arguments.state) }
+        Config {
+            model: Model::Vc(model),
+            ..Config::vc(arguments.state)
+        }
     } else {
         Config::esx(arguments.state)
     };
@@ -135,8 +143,10 @@ fn config(arguments: Arguments) -> Result<Config, Box<dyn std::error::Error>> {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     let simulator = Simulator::start(config(arguments)?).await?;
     let ready = serde_json::json!({
         "url": simulator.url(),

@@ -57,7 +57,10 @@ pub(crate) fn ids(vc: bool) -> Ids {
         event_manager: name("ha-eventmgr", "EventManager"),
         file_manager: name("ha-nfc-file-manager", "FileManager"),
         disk_manager: name("ha-vdiskmanager", "virtualDiskManager"),
-        namespace_manager: name("ha-datastore-namespace-manager", "DatastoreNamespaceManager"),
+        namespace_manager: name(
+            "ha-datastore-namespace-manager",
+            "DatastoreNamespaceManager",
+        ),
         license_manager: name("ha-license-manager", "LicenseManager"),
         license_assignment: name("ha-license-assignment-manager", "LicenseAssignmentManager"),
         option_manager: name("HostAgentSettings", "VpxSettings"),
@@ -122,7 +125,11 @@ impl<'a, 'b> Builder<'a, 'b> {
     }
 
     fn moid(&mut self, on_esx: &str, prefix: &str) -> String {
-        if self.is_vc() { format!("{prefix}{}", self.number()) } else { on_esx.to_owned() }
+        if self.is_vc() {
+            format!("{prefix}{}", self.number())
+        } else {
+            on_esx.to_owned()
+        }
     }
 
     /// Adds an entity below `parent`, and to the list of the parent's children named `list`.
@@ -157,7 +164,10 @@ impl<'a, 'b> Builder<'a, 'b> {
 /// The properties of a folder that holds these types.
 pub(crate) fn folder_props(child_types: &[&str]) -> Vec<(&'static str, Prop)> {
     let types: Vec<String> = child_types.iter().map(|t| (*t).to_owned()).collect();
-    vec![("childType", Prop::value(types)), ("childEntity", Prop::Refs(Tree::default()))]
+    vec![
+        ("childType", Prop::value(types)),
+        ("childEntity", Prop::Refs(Tree::default())),
+    ]
 }
 
 /// The properties that every entity has.
@@ -166,18 +176,36 @@ pub(crate) fn entity_props(name: &str, parent: Option<&Moref>) -> Vec<(&'static 
         ("name", Prop::value(name)),
         ("overallStatus", Prop::value(ManagedEntityStatus::Green)),
         ("configStatus", Prop::value(ManagedEntityStatus::Green)),
-        ("configIssue", Prop::value(Vec::<vmomi::Poly<vmomi::types::Event>>::new())),
+        (
+            "configIssue",
+            Prop::value(Vec::<vmomi::Poly<vmomi::types::Event>>::new()),
+        ),
         ("effectiveRole", Prop::value(vec![ADMIN_ROLE])),
         ("permission", Prop::value(Vec::<Permission>::new())),
         ("disabledMethod", Prop::value(Vec::<String>::new())),
         ("recentTask", Prop::Refs(Tree::default())),
-        ("declaredAlarmState", Prop::value(Vec::<vmomi::types::AlarmState>::new())),
-        ("triggeredAlarmState", Prop::value(Vec::<vmomi::types::AlarmState>::new())),
+        (
+            "declaredAlarmState",
+            Prop::value(Vec::<vmomi::types::AlarmState>::new()),
+        ),
+        (
+            "triggeredAlarmState",
+            Prop::value(Vec::<vmomi::types::AlarmState>::new()),
+        ),
         ("alarmActionsEnabled", Prop::value(true)),
         ("tag", Prop::value(Vec::<vmomi::types::Tag>::new())),
-        ("value", Prop::value(Vec::<vmomi::Poly<vmomi::types::CustomFieldValue>>::new())),
-        ("customValue", Prop::value(Vec::<vmomi::Poly<vmomi::types::CustomFieldValue>>::new())),
-        ("availableField", Prop::value(Vec::<vmomi::types::CustomFieldDef>::new())),
+        (
+            "value",
+            Prop::value(Vec::<vmomi::Poly<vmomi::types::CustomFieldValue>>::new()),
+        ),
+        (
+            "customValue",
+            Prop::value(Vec::<vmomi::Poly<vmomi::types::CustomFieldValue>>::new()),
+        ),
+        (
+            "availableField",
+            Prop::value(Vec::<vmomi::types::CustomFieldDef>::new()),
+        ),
     ];
     if let Some(parent) = parent {
         props.push(("parent", Prop::value(parent.clone())));
@@ -218,7 +246,12 @@ pub(crate) fn about(vc: bool, instance: &str) -> AboutInfo {
         api_version: crate::http::API_VERSIONS[0].into(),
         instance_uuid: vc.then(|| instance.to_owned()),
         license_product_name: Some(
-            if vc { "VMware VirtualCenter Server" } else { "VMware ESX Server" }.into(),
+            if vc {
+                "VMware VirtualCenter Server"
+            } else {
+                "VMware ESX Server"
+            }
+            .into(),
         ),
         license_product_version: Some("8.0".into()),
         ..Default::default()
@@ -227,9 +260,8 @@ pub(crate) fn about(vc: bool, instance: &str) -> AboutInfo {
 
 /// What `RetrieveServiceContent` answers.
 pub(crate) fn content(ids: &Ids, vc: bool, instance: &str) -> ServiceContent {
-    let one = |r#type: &str, moid: &String| {
-        (!moid.is_empty()).then(|| Moref::new(r#type, moid.clone()))
-    };
+    let one =
+        |r#type: &str, moid: &String| (!moid.is_empty()).then(|| Moref::new(r#type, moid.clone()));
     ServiceContent {
         root_folder: Moref::new("Folder", &ids.root_folder),
         property_collector: Moref::new("PropertyCollector", &ids.property_collector),
@@ -263,7 +295,11 @@ pub(crate) fn allocation(shares: i32) -> ResourceAllocationInfo {
         reservation: Some(0),
         expandable_reservation: Some(true),
         limit: Some(-1),
-        shares: Some(SharesInfo { shares, level: SharesLevel::Normal, ..Default::default() }),
+        shares: Some(SharesInfo {
+            shares,
+            level: SharesLevel::Normal,
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
@@ -291,7 +327,10 @@ pub(crate) fn pool_props(
         ("summary", Prop::value(summary)),
         ("resourcePool", Prop::Refs(Tree::default())),
         ("vm", Prop::Refs(Tree::default())),
-        ("childConfiguration", Prop::value(Vec::<ResourceConfigSpec>::new())),
+        (
+            "childConfiguration",
+            Prop::value(Vec::<ResourceConfigSpec>::new()),
+        ),
     ]
 }
 
@@ -320,7 +359,12 @@ pub(crate) fn roles() -> Vec<AuthorizationRole> {
         privilege,
         ..Default::default()
     };
-    let first = |n: usize| system[..n].iter().map(|p| (*p).to_owned()).collect::<Vec<_>>();
+    let first = |n: usize| {
+        system[..n]
+            .iter()
+            .map(|p| (*p).to_owned())
+            .collect::<Vec<_>>()
+    };
     vec![
         role(ADMIN_ROLE, "Admin", all),
         role(-2, "ReadOnly", first(3)),

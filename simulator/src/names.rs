@@ -50,13 +50,20 @@ impl Names {
 
     /// Finds who has a name.
     pub(crate) fn taken(&self, folder: &str, name: &str) -> Option<Moref> {
-        self.lock().by_name.get(&(folder.to_owned(), name.to_owned())).cloned()
+        self.lock()
+            .by_name
+            .get(&(folder.to_owned(), name.to_owned()))
+            .cloned()
     }
 
     /// Finds a VM by name in whatever folder.
     pub(crate) fn find(&self, name: &str) -> Option<Moref> {
         let inner = self.lock();
-        inner.by_name.iter().find(|((_, n), _)| n == name).map(|(_, vm)| vm.clone())
+        inner
+            .by_name
+            .iter()
+            .find(|((_, n), _)| n == name)
+            .map(|(_, vm)| vm.clone())
     }
 
     /// Gives a name to a VM, in place of the one that it had.
@@ -74,7 +81,10 @@ impl Names {
             inner.by_name.remove(&old);
         }
         inner.by_name.insert(key, vm.clone());
-        Ok(Reserved { names: self, vm: Some(vm.value.clone()) })
+        Ok(Reserved {
+            names: self,
+            vm: Some(vm.value.clone()),
+        })
     }
 
     /// Takes a VM's name back.

@@ -115,7 +115,12 @@ impl Collector {
                 let mut state = self.lock();
                 state.next_page += 1;
                 let token = state.next_page.to_string();
-                let page = Page { snapshot: snapshot.clone(), selection, left, size };
+                let page = Page {
+                    snapshot: snapshot.clone(),
+                    selection,
+                    left,
+                    size,
+                };
                 state.pages.insert(token.clone(), page);
                 return Ok((content, Some(token)));
             }
@@ -132,7 +137,11 @@ impl Collector {
         let page = self.lock().pages.remove(token);
         let mut page = page.ok_or_else(|| Fault::invalid_argument("token"))?;
         let mut content = Vec::new();
-        for slot in page.left.drain(..page.size.min(page.left.len())).collect::<Vec<_>>() {
+        for slot in page
+            .left
+            .drain(..page.size.min(page.left.len()))
+            .collect::<Vec<_>>()
+        {
             if let Some(object) = page.snapshot.at(slot) {
                 content.push(reader.content(object, &page.selection));
             }
@@ -147,7 +156,8 @@ impl Collector {
     /// Forgets the pages that are left.
     pub(crate) fn cancel_retrieve(&self, token: &str) -> Outcome<()> {
         let page = self.lock().pages.remove(token);
-        page.map(drop).ok_or_else(|| Fault::invalid_argument("token"))
+        page.map(drop)
+            .ok_or_else(|| Fault::invalid_argument("token"))
     }
 
     /// Adds a filter under the moid `id`.
@@ -161,7 +171,9 @@ impl Collector {
         let selection = Selection::compile(&spec)?;
         // What is wrong with the specification is said now, not at the first wait.
         walk(snapshot, &selection)?;
-        self.lock().filters.push(Filter::new(id, spec, selection, partial));
+        self.lock()
+            .filters
+            .push(Filter::new(id, spec, selection, partial));
         // A wait that runs reports the new filter too.
         self.cancel.notify_waiters();
         Ok(())
@@ -178,13 +190,21 @@ impl Collector {
     /// Finds the specification of a filter.
     pub(crate) fn filter(&self, id: &str) -> Option<(PropertyFilterSpec, bool)> {
         let state = self.lock();
-        state.filters.iter().find(|f| f.id == id).map(|f| (f.spec.clone(), f.partial))
+        state
+            .filters
+            .iter()
+            .find(|f| f.id == id)
+            .map(|f| (f.spec.clone(), f.partial))
     }
 
     /// Lists the filters.
     pub(crate) fn filters(&self) -> Vec<Moref> {
         let state = self.lock();
-        state.filters.iter().map(|f| Moref::new("PropertyFilter", &f.id)).collect()
+        state
+            .filters
+            .iter()
+            .map(|f| Moref::new("PropertyFilter", &f.id))
+            .collect()
     }
 
     /// Ends the wait that runs, if any, with `RequestCanceled`.

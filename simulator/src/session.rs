@@ -91,7 +91,10 @@ impl Session {
     /// All collectors, the session's own first.
     pub(crate) fn collectors(&self) -> Vec<Arc<Collector>> {
         let inner = self.lock();
-        std::iter::once(&self.collector).chain(inner.collectors.values()).cloned().collect()
+        std::iter::once(&self.collector)
+            .chain(inner.collectors.values())
+            .cloned()
+            .collect()
     }
 
     /// Remembers a view, which ends with the session.
@@ -131,7 +134,7 @@ impl Sessions {
                 key: uuid::Uuid::new_v4().to_string(),
                 user_name: user.to_owned(),
                 full_name: user.to_owned(),
-                login_time: moment.clone(),
+                login_time: moment,
                 last_active_time: moment,
                 locale: locale.to_owned(),
                 message_locale: locale.to_owned(),
@@ -159,7 +162,10 @@ impl Sessions {
 
     /// Finds the cookie of the session that `currentSession` calls `id`.
     pub(crate) fn key_of(&self, id: &str) -> Option<String> {
-        self.lock().values().find(|s| s.user.key == id).map(|s| s.key.clone())
+        self.lock()
+            .values()
+            .find(|s| s.user.key == id)
+            .map(|s| s.key.clone())
     }
 
     /// Finds a session for a call.

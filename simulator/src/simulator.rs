@@ -95,7 +95,9 @@ pub struct Simulator {
 
 impl std::fmt::Debug for Simulator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Simulator").field("url", &self.url()).finish_non_exhaustive()
+        f.debug_struct("Simulator")
+            .field("url", &self.url())
+            .finish_non_exhaustive()
     }
 }
 
@@ -135,10 +137,15 @@ impl Simulator {
         let datastores = datastores(&config, &state)?;
         let disks = vmdk::Roots::new(datastores.values().map(|d| d.root.clone()))
             .map_err(|e| StartError::Disks(e.to_string()))?;
-        let Engines { engine, inert, network } = engines(&config, &state, &disks).await?;
-        let management = network
-            .as_ref()
-            .map_or_else(|| "127.0.0.1".to_owned(), |n| n.config().management().to_string());
+        let Engines {
+            engine,
+            inert,
+            network,
+        } = engines(&config, &state, &disks).await?;
+        let management = network.as_ref().map_or_else(
+            || "127.0.0.1".to_owned(),
+            |n| n.config().management().to_string(),
+        );
         let names = vec![
             "localhost".to_owned(),
             "127.0.0.1".to_owned(),
@@ -148,12 +155,17 @@ impl Simulator {
         let (certificate, key) = state.certificate(&names).map_err(StartError::State)?;
         let identity = Identity::from_pem(&certificate, &key)
             .map_err(|e| StartError::State(StateError::Certificate(e)))?;
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .map_err(|source| StartError::Listen { address: config.listen, source })?;
-        let address = listener
-            .local_addr()
-            .map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let listener =
+            TcpListener::bind(config.listen)
+                .await
+                .map_err(|source| StartError::Listen {
+                    address: config.listen,
+                    source,
+                })?;
+        let address = listener.local_addr().map_err(|source| StartError::Listen {
+            address: config.listen,
+            source,
+        })?;
         let world = Arc::new(World {
             state: state.path().to_owned(),
             inventory: Inventory::default(),
@@ -179,15 +191,23 @@ impl Simulator {
         let supervisor = supervise(&world).await?;
         create::restore(&world).await;
         let acceptor = TlsAcceptor::from(identity.server.clone());
-        let mut servers =
-            vec![tokio::spawn(crate::http::serve(world.clone(), listener, acceptor.clone()))];
+        let mut servers = vec![tokio::spawn(crate::http::serve(
+            world.clone(),
+            listener,
+            acceptor.clone(),
+        ))];
         let mut inner_address = None;
         if let Some(network) = &world.network {
             let inside = SocketAddrV4::new(network.config().management(), address.port());
             for place in [inside, SocketAddrV4::new(*inside.ip(), 443)] {
-                let listener = network.listen(place).await.map_err(|source| {
-                    StartError::Listen { address: place.into(), source }
-                })?;
+                let listener =
+                    network
+                        .listen(place)
+                        .await
+                        .map_err(|source| StartError::Listen {
+                            address: place.into(),
+                            source,
+                        })?;
                 let served = crate::http::serve(world.clone(), listener, acceptor.clone());
                 servers.push(tokio::spawn(served));
                 inner_address = Some(SocketAddr::from(inside));
@@ -209,7 +229,9 @@ impl Simulator {
             world: world.clone(),
         };
         for forward in world.config.forwards.clone() {
-            crate::forward::open(&world, forward).await.map_err(StartError::Forward)?;
+            crate::forward::open(&world, forward)
+                .await
+                .map_err(StartError::Forward)?;
         }
         Ok(simulator)
     }
@@ -288,8 +310,15 @@ impl Simulator {
     /// Kills the actor of a VM, for tests of its supervision; says whether there is one.
     #[must_use]
     pub fn kill_vm_actor(&self, moid: &str) -> bool {
-        let vms = self.world.vms.read().unwrap_or_else(PoisonError::into_inner);
-        vms.get(moid).and_then(|vm| vm.address.get()).map(|actor| actor.kill()).is_some()
+        let vms = self
+            .world
+            .vms
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        vms.get(moid)
+            .and_then(|vm| vm.address.get())
+            .map(|actor| actor.kill())
+            .is_some()
     }
 
     /// Powers every guest off, writes everything down, and leaves nothing behind.
@@ -298,12 +327,20 @@ impl Simulator {
             server.abort();
         }
         let vms: Vec<_> = {
-            let vms = self.world.vms.read().unwrap_or_else(PoisonError::into_inner);
+            let vms = self
+                .world
+                .vms
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
             vms.values().cloned().collect()
         };
         let halts = vms.iter().map(|vm| vm.address.ask(GOODBYE, Message::Halt));
         futures_util::future::join_all(halts).await;
-        self.world.forwards.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.world
+            .forwards
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
         self.world.engine.shutdown().await;
         // A supervisor that has gone already has nothing left to stop.
         let _ = self.supervisor.stop_and_wait(None, Some(GOODBYE)).await;
@@ -316,18 +353,33 @@ fn datastores(
 ) -> Result<BTreeMap<String, Arc<Datastore>>, StartError> {
     let mut wanted = config.datastores.clone();
     if wanted.is_empty() {
-        let name = if config.model == Model::Esx { "datastore1" } else { "LocalDS_0" };
-        wanted.push(crate::config::DatastoreConfig { name: name.into(), path: None });
+        let name = if config.model == Model::Esx {
+            "datastore1"
+        } else {
+            "LocalDS_0"
+        };
+        wanted.push(crate::config::DatastoreConfig {
+            name: name.into(),
+            path: None,
+        });
     }
     let mut datastores = BTreeMap::new();
     for (number, store) in wanted.into_iter().enumerate() {
-        let root =
-            store.path.unwrap_or_else(|| state.path().join("datastores").join(&store.name));
+        let root = store
+            .path
+            .unwrap_or_else(|| state.path().join("datastores").join(&store.name));
         let root = std::fs::create_dir_all(&root)
             .and_then(|()| root.canonicalize())
-            .map_err(|source| StartError::Datastore { path: root.clone(), source })?;
+            .map_err(|source| StartError::Datastore {
+                path: root.clone(),
+                source,
+            })?;
         let moid = format!("datastore-{}", number + 1);
-        let store = Datastore { name: store.name, moid, root };
+        let store = Datastore {
+            name: store.name,
+            moid,
+            root,
+        };
         datastores.insert(store.name.clone(), Arc::new(store));
     }
     Ok(datastores)
@@ -354,14 +406,19 @@ async fn engines(
     };
     if !namespace {
         let inert = Arc::new(InertEngine::new());
-        return Ok(Engines { engine: inert.clone(), inert: Some(inert), network: None });
+        return Ok(Engines {
+            engine: inert.clone(),
+            inert: Some(inert),
+            network: None,
+        });
     }
-    let network =
-        Network::start(network::Config { host_ports: config.host_ports.clone(), ..Default::default() })
-            .await
-            .map_err(StartError::Network)?;
-    let view =
-        DiskView::start(disks.clone()).map_err(|e| StartError::Disks(e.to_string()))?;
+    let network = Network::start(network::Config {
+        host_ports: config.host_ports.clone(),
+        ..Default::default()
+    })
+    .await
+    .map_err(StartError::Network)?;
+    let view = DiskView::start(disks.clone()).map_err(|e| StartError::Disks(e.to_string()))?;
     let program = match &config.helper {
         Some(program) => program.clone(),
         None => std::env::current_exe().map_err(StartError::Network)?,
@@ -375,12 +432,20 @@ async fn engines(
     })
     .await
     .map_err(StartError::Engine)?;
-    Ok(Engines { engine: Arc::new(engine), inert: None, network: Some(network) })
+    Ok(Engines {
+        engine: Arc::new(engine),
+        inert: None,
+        network: Some(network),
+    })
 }
 
 /// Fills the inventory: the model, then what somebody made in an earlier life.
 fn build(world: &Arc<World>, identity: &Identity) {
-    let index: Index = world.index.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let index: Index = world
+        .index
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     world.inventory.commit(|t| {
         let mut builder = Builder::new(
             t,
@@ -420,7 +485,11 @@ fn build(world: &Arc<World>, identity: &Identity) {
     for host in &hosts {
         for (moid, name, switch, vlan) in &index.portgroups {
             if let Err(fault) = soap::place_portgroup(world, host, moid, name, switch, *vlan) {
-                tracing::warn!(name, why = fault.message, "a port group cannot be shown again");
+                tracing::warn!(
+                    name,
+                    why = fault.message,
+                    "a port group cannot be shown again"
+                );
             }
         }
         world.inventory.commit(|t| {

@@ -17,7 +17,7 @@ use crate::fault::{Fault, Outcome};
 use crate::faults::Effect;
 use crate::inventory::class;
 use crate::pc::Reader;
-use crate::session::{Call as SessionCall, Session};
+use crate::session::Session;
 use crate::task::Task;
 use crate::world::World;
 
@@ -93,12 +93,15 @@ pub(crate) struct Call<'a> {
 impl<'a> Call<'a> {
     /// The parameters.
     pub(crate) fn args<T: Method>(&self) -> Outcome<&'a T> {
-        self.arguments.get::<T>().ok_or_else(|| Fault::plain("InvalidRequest"))
+        self.arguments
+            .get::<T>()
+            .ok_or_else(|| Fault::plain("InvalidRequest"))
     }
 
     /// The session; calls without one do not come as far as this.
     pub(crate) fn session(&self) -> Outcome<&'a Arc<Session>> {
-        self.session.ok_or_else(|| Fault::not_authenticated(self.this, "System.View"))
+        self.session
+            .ok_or_else(|| Fault::not_authenticated(self.this, "System.View"))
     }
 
     /// Who calls.
@@ -113,7 +116,13 @@ impl<'a> Call<'a> {
 
     /// Begins the task of this call on another object.
     pub(crate) fn task_on(&self, entity: &Moref) -> Task {
-        Task::begin(self.world, self.method, entity, self.user(), self.task_fault.clone())
+        Task::begin(
+            self.world,
+            self.method,
+            entity,
+            self.user(),
+            self.task_fault.clone(),
+        )
     }
 
     /// Does the work of a task that takes no part of an actor's life: at once, off the runtime's
@@ -138,7 +147,10 @@ impl<'a> Call<'a> {
             version: self.version,
             session: self.session.map(|s| s.user.clone()),
             sessions: self.world.sessions.list(),
-            filters: self.session.map(|s| s.collector.filters()).unwrap_or_default(),
+            filters: self
+                .session
+                .map(|s| s.collector.filters())
+                .unwrap_or_default(),
         }
     }
 }
@@ -179,11 +191,13 @@ pub(crate) async fn handle(world: &Arc<World>, http: HttpCall, body: &[u8]) -> A
         Some(Effect::TaskFault(name)) => task_fault = Some(name),
         Some(Effect::Fault(name)) => return fault(&Fault::plain(&name), version),
     }
-    let key = http.session.or_else(|| request.header.session_cookie.clone());
+    let key = http
+        .session
+        .or_else(|| request.header.session_cookie.clone());
     let session = key.and_then(|key| world.sessions.call(&key));
     let call = Call {
         world,
-        session: session.as_ref().map(|s: &SessionCall| &**s),
+        session: session.as_deref(),
         this: &request.this,
         method: name,
         version,
@@ -207,7 +221,11 @@ pub(crate) async fn handle(world: &Arc<World>, http: HttpCall, body: &[u8]) -> A
     match reply {
         Ok(value) => {
             let cookie = call.opened.lock().map(|mut o| o.take()).unwrap_or_default();
-            Answer::Reply { fault: false, body: soap::response(name, &*value, version), cookie }
+            Answer::Reply {
+                fault: false,
+                body: soap::response(name, &*value, version),
+                cookie,
+            }
         }
         Err(error) => fault(&error, version),
     }
@@ -215,7 +233,11 @@ pub(crate) async fn handle(world: &Arc<World>, http: HttpCall, body: &[u8]) -> A
 
 fn fault(error: &Fault, version: Version) -> Answer {
     let fault = soap::Fault::new((*error.fault).clone(), error.message.clone());
-    Answer::Reply { fault: true, body: soap::fault(&fault, version), cookie: None }
+    Answer::Reply {
+        fault: true,
+        body: soap::fault(&fault, version),
+        cookie: None,
+    }
 }
 
 fn unreadable(error: RequestError) -> Fault {
@@ -264,18 +286,29 @@ async fn dispatch(call: &Call<'_>, owner: &str) -> Reply {
         "PropertyCollector" | "PropertyFilter" => collector::call(call).await,
         "ViewManager" | "View" | "ContainerView" | "ListView" => view::call(call),
         "SearchIndex" => search::call(call),
-        "EventManager" | "HistoryCollector" | "EventHistoryCollector" | "TaskManager" | "Task"
+        "EventManager"
+        | "HistoryCollector"
+        | "EventHistoryCollector"
+        | "TaskManager"
+        | "Task"
         | "TaskHistoryCollector" => events::call(call),
         "ManagedEntity" => entity::call(call).await,
         "Folder" | "Datacenter" => folder::call(call).await,
         "ResourcePool" | "ComputeResource" | "ClusterComputeResource" => pool::call(call).await,
         "VirtualMachine" => vm::call(call).await,
-        "FileManager" | "VirtualDiskManager" | "HostDatastoreBrowser"
-        | "DatastoreNamespaceManager" | "Datastore" => files::call(call),
+        "FileManager"
+        | "VirtualDiskManager"
+        | "HostDatastoreBrowser"
+        | "DatastoreNamespaceManager"
+        | "Datastore" => files::call(call),
         "HostSystem" | "HostNetworkSystem" | "HostFirewallSystem" | "HostStorageSystem"
         | "HostServiceSystem" | "HostDateTimeSystem" => host::call(call),
-        "OptionManager" | "LicenseManager" | "LicenseAssignmentManager" | "DiagnosticManager"
-        | "PerformanceManager" | "ExtensionManager" => options::call(call),
+        "OptionManager"
+        | "LicenseManager"
+        | "LicenseAssignmentManager"
+        | "DiagnosticManager"
+        | "PerformanceManager"
+        | "ExtensionManager" => options::call(call),
         "AuthorizationManager" | "UserDirectory" => authorization::call(call),
         _ => Err(Fault::not_supported()),
     }

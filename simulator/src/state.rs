@@ -178,8 +178,12 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let new = path.with_file_name(name);
-    let mut file =
-        OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&new)?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(mode)
+        .open(&new)?;
     file.write_all(bytes)?;
     drop(file);
     fs::rename(new, path)
@@ -193,7 +197,10 @@ mod tests {
     fn a_state_directory_has_one_owner() {
         let dir = tempfile::tempdir().expect("temp dir");
         let first = StateDir::open(dir.path()).expect("first");
-        assert!(matches!(StateDir::open(dir.path()), Err(StateError::InUse(_))));
+        assert!(matches!(
+            StateDir::open(dir.path()),
+            Err(StateError::InUse(_))
+        ));
         drop(first);
         StateDir::open(dir.path()).expect("free again");
     }

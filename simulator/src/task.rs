@@ -44,7 +44,9 @@ impl Task {
         doomed: Option<String>,
     ) -> Task {
         let number = world.tasks.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let key = if world.is_vc() { format!("task-{number}") } else {
+        let key = if world.is_vc() {
+            format!("task-{number}")
+        } else {
             format!("haTask-{}-vim.{}-{number}", entity.value, entity.r#type)
         };
         let moref = Moref::new("Task", &key);
@@ -63,8 +65,12 @@ impl Task {
                 .map(str::to_owned),
             state: TaskInfoState::Running,
             cancelable: false,
-            reason: TaskReasonUser { user_name: user.to_owned(), ..Default::default() }.into(),
-            queue_time: moment.clone(),
+            reason: TaskReasonUser {
+                user_name: user.to_owned(),
+                ..Default::default()
+            }
+            .into(),
+            queue_time: moment,
             start_time: Some(moment),
             event_chain_id: number as i32,
             ..Default::default()
@@ -76,12 +82,19 @@ impl Task {
                 t.add_ref(&entity.value, "recentTask", &moref);
             }
         });
-        Task { world: world.clone(), info: Some(Box::new(info)), doomed }
+        Task {
+            world: world.clone(),
+            info: Some(Box::new(info)),
+            doomed,
+        }
     }
 
     /// The reference that the client gets.
     pub(crate) fn moref(&self) -> Moref {
-        self.info.as_ref().map(|i| i.task.clone()).unwrap_or_default()
+        self.info
+            .as_ref()
+            .map(|i| i.task.clone())
+            .unwrap_or_default()
     }
 
     /// The fault with which the task shall end by rule, to be asked before the work begins.
@@ -110,7 +123,9 @@ impl Drop for Task {
     fn drop(&mut self) {
         if let Some(info) = self.info.take() {
             let fault = Fault::system("the operation was interrupted");
-            self.world.inventory.commit(|t| finish(&self.world, t, *info, Err(fault)));
+            self.world
+                .inventory
+                .commit(|t| finish(&self.world, t, *info, Err(fault)));
         }
     }
 }
@@ -130,7 +145,11 @@ fn finish(world: &World, t: &mut Transaction, mut info: TaskInfo, result: Outcom
     let entity = info.entity.as_ref().map(|e| e.value.clone());
     let id = info.key.clone();
     t.set(&id, "info", info);
-    let mut ended = world.tasks.ended.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut ended = world
+        .tasks
+        .ended
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     ended.push_back((id, entity));
     while ended.len() > KEPT {
         if let Some((id, entity)) = ended.pop_front() {
@@ -155,7 +174,11 @@ fn description_id(r#type: &str, method: &str) -> String {
     };
     let mut chars = name.chars();
     let first = chars.next().map(|c| c.to_ascii_lowercase());
-    format!("{type}.{}{}", first.map(String::from).unwrap_or_default(), chars.as_str())
+    format!(
+        "{type}.{}{}",
+        first.map(String::from).unwrap_or_default(),
+        chars.as_str()
+    )
 }
 
 #[cfg(test)]
@@ -164,7 +187,10 @@ mod tests {
 
     #[test]
     fn descriptions_are_named_as_the_api_names_them() {
-        assert_eq!(description_id("VirtualMachine", "PowerOnVM_Task"), "VirtualMachine.powerOn");
+        assert_eq!(
+            description_id("VirtualMachine", "PowerOnVM_Task"),
+            "VirtualMachine.powerOn"
+        );
         assert_eq!(
             description_id("VirtualMachine", "ReconfigVM_Task"),
             "VirtualMachine.reconfigure"

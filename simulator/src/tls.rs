@@ -16,19 +16,26 @@ pub(crate) fn generate(names: &[String]) -> Result<(String, String), String> {
     let wrong = |e: rcgen::Error| e.to_string();
     let lasting = |mut params: CertificateParams, name: &str| {
         params.distinguished_name.push(DnType::CommonName, name);
-        params.distinguished_name.push(DnType::OrganizationName, "vSphere simulator");
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, "vSphere simulator");
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
         params.not_after = rcgen::date_time_ymd(2049, 12, 31);
         params
     };
-    let mut authority =
-        lasting(CertificateParams::new(Vec::new()).map_err(wrong)?, "vic-sim authority");
+    let mut authority = lasting(
+        CertificateParams::new(Vec::new()).map_err(wrong)?,
+        "vic-sim authority",
+    );
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let authority_key = KeyPair::generate().map_err(wrong)?;
     let authority_cert = authority.self_signed(&authority_key).map_err(wrong)?;
     let issuer = Issuer::new(authority, authority_key);
-    let mut server = lasting(CertificateParams::new(names.to_vec()).map_err(wrong)?, "vic-sim");
+    let mut server = lasting(
+        CertificateParams::new(names.to_vec()).map_err(wrong)?,
+        "vic-sim",
+    );
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let key = KeyPair::generate().map_err(wrong)?;
     let cert = server.signed_by(&key, &issuer).map_err(wrong)?;
@@ -37,7 +44,9 @@ pub(crate) fn generate(names: &[String]) -> Result<(String, String), String> {
 
 /// The authority's certificate in a chain: its last one.
 pub(crate) fn authority(chain: &str) -> &str {
-    chain.rfind("-----BEGIN CERTIFICATE-----").map_or(chain, |at| &chain[at..])
+    chain
+        .rfind("-----BEGIN CERTIFICATE-----")
+        .map_or(chain, |at| &chain[at..])
 }
 
 /// What a TLS listener needs, and what a client is told about it.
@@ -56,7 +65,10 @@ impl Identity {
         let chain = CertificateDer::pem_slice_iter(cert.as_bytes())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| e.to_string())?;
-        let leaf = chain.first().ok_or("there is no certificate in the file")?.clone();
+        let leaf = chain
+            .first()
+            .ok_or("there is no certificate in the file")?
+            .clone();
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| e.to_string())?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut server = ServerConfig::builder_with_provider(provider)
@@ -78,12 +90,22 @@ impl Identity {
 }
 
 fn colons(digest: &[u8]) -> String {
-    digest.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":")
+    digest
+        .iter()
+        .map(|b| format!("{b:02X}"))
+        .collect::<Vec<_>>()
+        .join(":")
 }
 
 /// SHA-1, which vSphere's thumbprints are made of; it protects nothing here.
 fn sha1(data: &[u8]) -> [u8; 20] {
-    let mut h: [u32; 5] = [0x6745_2301, 0xEFCD_AB89, 0x98BA_DCFE, 0x1032_5476, 0xC3D2_E1F0];
+    let mut h: [u32; 5] = [
+        0x6745_2301,
+        0xEFCD_AB89,
+        0x98BA_DCFE,
+        0x1032_5476,
+        0xC3D2_E1F0,
+    ];
     let mut message = data.to_vec();
     message.push(0x80);
     while message.len() % 64 != 56 {
@@ -131,9 +153,18 @@ mod tests {
 
     #[test]
     fn sha1_is_the_one_of_the_standard() {
-        assert_eq!(hex::encode(sha1(b"abc")), "a9993e364706816aba3e25717850c26c9cd0d89d");
-        assert_eq!(hex::encode(sha1(b"")), "da39a3ee5e6b4b0d3255bfef95601890afd80709");
+        assert_eq!(
+            hex::encode(sha1(b"abc")),
+            "a9993e364706816aba3e25717850c26c9cd0d89d"
+        );
+        assert_eq!(
+            hex::encode(sha1(b"")),
+            "da39a3ee5e6b4b0d3255bfef95601890afd80709"
+        );
         let long = vec![b'a'; 1000];
-        assert_eq!(hex::encode(sha1(&long)), "291e9a6c66994949b57ba5e650361e98fc36b1ba");
+        assert_eq!(
+            hex::encode(sha1(&long)),
+            "291e9a6c66994949b57ba5e650361e98fc36b1ba"
+        );
     }
 }

@@ -121,13 +121,25 @@ impl Actor for Vm {
         _myself: ActorRef<Message>,
         (world, entry): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let seed = entry.seed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let seed = entry
+            .seed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let record = match seed {
             Some(record) => record,
             None => {
                 // The actor has died: its guest went with it.
-                let vmx = entry.vmx.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let home = entry.home.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let vmx = entry
+                    .vmx
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone();
+                let home = entry
+                    .home
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone();
                 let record = file::load(&world, entry.moref.clone(), vmx, home)
                     .map_err(|fault| fault.message)?;
                 world.inventory.commit(|t| record.publish(&world, t));
@@ -135,7 +147,13 @@ impl Actor for Vm {
             }
         };
         let guestinfo = GuestInfo::new(record.guestinfo());
-        Ok(State { world, record, guest: None, generation: 0, guestinfo })
+        Ok(State {
+            world,
+            record,
+            guest: None,
+            generation: 0,
+            guestinfo,
+        })
     }
 
     async fn handle(
@@ -196,7 +214,11 @@ impl State {
     /// Ends the actor and takes it from its supervisor.
     fn leave(&self, myself: &ActorRef<Message>) {
         let id = self.record.moref.value.clone();
-        self.world.vms.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.world
+            .vms
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
         if let Some(supervisor) = self.world.supervisor.get().cloned() {
             let fallback = myself.clone();
             // The supervisor stops this actor, which cannot wait for that in its own handler.
@@ -238,8 +260,10 @@ pub(crate) async fn spawn(world: &Arc<World>, record: Record) -> Outcome<Arc<Ent
         (Vm, (shared.clone(), known.clone()))
     })
     .shutdown(SHUTDOWN);
-    let supervisor =
-        world.supervisor.get().ok_or_else(|| Fault::system("the simulator is starting"))?;
+    let supervisor = world
+        .supervisor
+        .get()
+        .ok_or_else(|| Fault::system("the simulator is starting"))?;
     supervisor
         .ask(SHUTDOWN, |reply| SupervisorMessage::AddChild(spec, reply))
         .await

@@ -79,7 +79,8 @@ impl Vmx {
 
     /// Says whether `key` is `TRUE`.
     pub(crate) fn flag(&self, key: &str) -> bool {
-        self.get(key).is_some_and(|v| v.eq_ignore_ascii_case("true"))
+        self.get(key)
+            .is_some_and(|v| v.eq_ignore_ascii_case("true"))
     }
 
     /// Sets an entry.
@@ -170,7 +171,10 @@ mod tests {
         let mut vmx = Vmx::default();
         vmx.set("guestinfo.x", "a\nb|\"c\" = #");
         let text = vmx.to_text();
-        assert!(text.contains("guestinfo.x = \"a|0Ab|7C|22c|22 = #\"\n"), "{text}");
+        assert!(
+            text.contains("guestinfo.x = \"a|0Ab|7C|22c|22 = #\"\n"),
+            "{text}"
+        );
         let read = Vmx::parse(&text).expect("reads what it wrote");
         assert_eq!(read.get("guestinfo.x"), Some("a\nb|\"c\" = #"));
     }

@@ -81,7 +81,9 @@ pub(crate) struct World {
 
 impl std::fmt::Debug for World {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("World").field("state", &self.state).finish_non_exhaustive()
+        f.debug_struct("World")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
     }
 }
 
@@ -124,7 +126,9 @@ impl World {
     /// Finds a VM.
     pub(crate) fn vm(&self, moref: &Moref) -> Outcome<Arc<vm::Entry>> {
         let vms = self.vms.read().unwrap_or_else(PoisonError::into_inner);
-        vms.get(&moref.value).cloned().ok_or_else(|| Fault::not_found(moref))
+        vms.get(&moref.value)
+            .cloned()
+            .ok_or_else(|| Fault::not_found(moref))
     }
 
     /// Finds the real place of a datastore path.
@@ -177,7 +181,10 @@ impl World {
     pub(crate) fn new_mac(&self) -> String {
         let number = self.next_mac.fetch_add(1, Ordering::Relaxed).to_be_bytes();
         let prefix = if self.is_vc() { "00:50:56" } else { "00:0c:29" };
-        format!("{prefix}:{:02x}:{:02x}:{:02x}", number[1], number[2], number[3])
+        format!(
+            "{prefix}:{:02x}:{:02x}:{:02x}",
+            number[1], number[2], number[3]
+        )
     }
 
     /// Publishes a port of a VM on the host's loopback: `hostport=vmname:port`.

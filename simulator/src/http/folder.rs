@@ -26,7 +26,9 @@ const CHUNK: usize = 256 << 10;
 
 /// Serves one request for a file.
 pub(crate) async fn serve(world: &Arc<World>, request: Request<Incoming>) -> Response<Body> {
-    world.faults.on_call(&format!("{} /folder", request.method()));
+    world
+        .faults
+        .on_call(&format!("{} /folder", request.method()));
     if !authorized(world, &request) {
         let mut response = text(StatusCode::UNAUTHORIZED, "log in first\n");
         response.headers_mut().insert(
@@ -44,7 +46,10 @@ pub(crate) async fn serve(world: &Arc<World>, request: Request<Incoming>) -> Res
         Method::HEAD => get(&file, &request, false).await,
         Method::PUT | Method::POST => put(&file, request).await,
         Method::DELETE => delete(&file).await,
-        _ => Ok(text(StatusCode::METHOD_NOT_ALLOWED, "use GET, HEAD, PUT or DELETE\n")),
+        _ => Ok(text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "use GET, HEAD, PUT or DELETE\n",
+        )),
     };
     result.unwrap_or_else(|error| {
         let status = match error.kind() {
@@ -60,16 +65,22 @@ pub(crate) async fn serve(world: &Arc<World>, request: Request<Incoming>) -> Res
 fn authorized(world: &World, request: &Request<Incoming>) -> bool {
     let headers = request.headers();
     let cookie = headers.get(header::COOKIE).and_then(|v| v.to_str().ok());
-    if cookie.and_then(session_cookie).is_some_and(|key| world.sessions.get(&key).is_some()) {
+    if cookie
+        .and_then(session_cookie)
+        .is_some_and(|key| world.sessions.get(&key).is_some())
+    {
         return true;
     }
-    let basic = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+    let basic = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|v| v.to_str().ok());
     basic
         .and_then(|v| v.strip_prefix("Basic "))
         .and_then(|v| base64::engine::general_purpose::STANDARD.decode(v).ok())
         .and_then(|v| String::from_utf8(v).ok())
         .is_some_and(|pair| {
-            pair.split_once(':').is_some_and(|(user, password)| world.may_log_in(user, password))
+            pair.split_once(':')
+                .is_some_and(|(user, password)| world.may_log_in(user, password))
         })
 }
 
@@ -85,8 +96,10 @@ fn locate(
         }
     }
     let store = store.ok_or((StatusCode::BAD_REQUEST, "dsName is missing\n"))?;
-    let store =
-        world.datastores.get(&store).ok_or((StatusCode::NOT_FOUND, "no such datastore\n"))?;
+    let store = world
+        .datastores
+        .get(&store)
+        .ok_or((StatusCode::NOT_FOUND, "no such datastore\n"))?;
     let path = uri.path().strip_prefix("/folder").unwrap_or("");
     let path = percent_encoding::percent_decode_str(path)
         .decode_utf8()
@@ -101,7 +114,9 @@ type Span = (u64, u64);
 
 /// Reads a `Range` header of one range; `Err` when nothing of it is in the file.
 fn range(header: Option<&str>, size: u64) -> Result<Option<Span>, ()> {
-    let Some(spec) = header.and_then(|h| h.strip_prefix("bytes=")) else { return Ok(None) };
+    let Some(spec) = header.and_then(|h| h.strip_prefix("bytes=")) else {
+        return Ok(None);
+    };
     let Some((first, last)) = spec.split_once('-').filter(|_| !spec.contains(',')) else {
         return Ok(None);
     };
@@ -111,7 +126,11 @@ fn range(header: Option<&str>, size: u64) -> Result<Option<Span>, ()> {
         (Err(_), Ok(tail)) if first.trim().is_empty() => (size.saturating_sub(tail), size),
         _ => return Ok(None),
     };
-    if span.0 >= span.1 { Err(()) } else { Ok(Some(span)) }
+    if span.0 >= span.1 {
+        Err(())
+    } else {
+        Ok(Some(span))
+    }
 }
 
 async fn get(path: &Path, request: &Request<Incoming>, body: bool) -> io::Result<Response<Body>> {
@@ -121,10 +140,17 @@ async fn get(path: &Path, request: &Request<Incoming>, body: bool) -> io::Result
         return list(path).await;
     }
     let size = meta.len();
-    let wanted = request.headers().get(header::RANGE).and_then(|v| v.to_str().ok());
+    let wanted = request
+        .headers()
+        .get(header::RANGE)
+        .and_then(|v| v.to_str().ok());
     let Ok(span) = range(wanted, size) else {
         let mut response = text(StatusCode::RANGE_NOT_SATISFIABLE, "");
-        set(&mut response, header::CONTENT_RANGE, &format!("bytes */{size}"));
+        set(
+            &mut response,
+            header::CONTENT_RANGE,
+            &format!("bytes */{size}"),
+        );
         return Ok(response);
     };
     let (first, end) = span.unwrap_or((0, size));
@@ -136,12 +162,24 @@ async fn get(path: &Path, request: &Request<Incoming>, body: bool) -> io::Result
         full(Bytes::new())
     };
     let mut response = Response::new(content);
-    set(&mut response, header::CONTENT_TYPE, "application/octet-stream");
+    set(
+        &mut response,
+        header::CONTENT_TYPE,
+        "application/octet-stream",
+    );
     set(&mut response, header::ACCEPT_RANGES, "bytes");
-    set(&mut response, header::CONTENT_LENGTH, &(end - first).to_string());
+    set(
+        &mut response,
+        header::CONTENT_LENGTH,
+        &(end - first).to_string(),
+    );
     if span.is_some() {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-        set(&mut response, header::CONTENT_RANGE, &format!("bytes {first}-{}/{size}", end - 1));
+        set(
+            &mut response,
+            header::CONTENT_RANGE,
+            &format!("bytes {first}-{}/{size}", end - 1),
+        );
     }
     Ok(response)
 }
@@ -156,7 +194,11 @@ async fn list(path: &Path) -> io::Result<Response<Body>> {
     let mut names = Vec::new();
     let mut entries = tokio::fs::read_dir(path).await?;
     while let Some(entry) = entries.next_entry().await? {
-        let slash = if entry.file_type().await?.is_dir() { "/" } else { "" };
+        let slash = if entry.file_type().await?.is_dir() {
+            "/"
+        } else {
+            ""
+        };
         names.push(format!("{}{slash}", entry.file_name().to_string_lossy()));
     }
     names.sort();
@@ -170,7 +212,10 @@ async fn put(path: &Path, request: Request<Incoming>) -> io::Result<Response<Bod
             .and_then(|v| v.strip_prefix("bytes "))
             .and_then(|v| v.split_once('-'))
             .and_then(|(first, _)| first.trim().parse::<u64>().ok())
-            .ok_or(io::Error::new(io::ErrorKind::InvalidInput, "Content-Range is not understood"))
+            .ok_or(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "Content-Range is not understood",
+            ))
     });
     let part = part.transpose()?;
     if path.is_dir() {
@@ -182,8 +227,12 @@ async fn put(path: &Path, request: Request<Incoming>) -> io::Result<Response<Bod
     let existed = path.exists();
     match part {
         Some(first) => {
-            let mut file =
-                File::options().create(true).truncate(false).write(true).open(path).await?;
+            let mut file = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(path)
+                .await?;
             file.seek(SeekFrom::Start(first)).await?;
             receive(request.into_body(), &mut file).await?;
         }
@@ -201,7 +250,14 @@ async fn put(path: &Path, request: Request<Incoming>) -> io::Result<Response<Bod
             std::mem::forget(guard);
         }
     }
-    Ok(text(if existed { StatusCode::OK } else { StatusCode::CREATED }, ""))
+    Ok(text(
+        if existed {
+            StatusCode::OK
+        } else {
+            StatusCode::CREATED
+        },
+        "",
+    ))
 }
 
 struct RemoveOnDrop<'a>(&'a Path);

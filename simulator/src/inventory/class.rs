@@ -10,7 +10,10 @@ pub(crate) fn exists(name: &str) -> bool {
 
 /// The bases that have no properties of their own.
 fn is_root(name: &str) -> bool {
-    matches!(name, "ManagedObject" | "ManagedEntity" | "ExtensibleManagedObject" | "View")
+    matches!(
+        name,
+        "ManagedObject" | "ManagedEntity" | "ExtensibleManagedObject" | "View"
+    )
 }
 
 /// Says whether `name` is, or extends, `base`.
@@ -25,5 +28,9 @@ pub(crate) fn is_entity(name: &str) -> bool {
 
 /// Finds a property of a type.
 pub(crate) fn property(r#type: &str, name: &str) -> Option<&'static FieldInfo> {
-    lookup(r#type)?.info().fields.iter().find(|f| f.name == name)
+    lookup(r#type)?
+        .info()
+        .fields
+        .iter()
+        .find(|f| f.name == name)
 }

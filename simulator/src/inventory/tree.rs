@@ -60,13 +60,21 @@ pub(crate) struct Tree<T> {
 
 impl<T> Clone for Tree<T> {
     fn clone(&self) -> Self {
-        Tree { root: self.root.clone(), height: self.height, len: self.len }
+        Tree {
+            root: self.root.clone(),
+            height: self.height,
+            len: self.len,
+        }
     }
 }
 
 impl<T> Default for Tree<T> {
     fn default() -> Self {
-        Tree { root: None, height: 0, len: 0 }
+        Tree {
+            root: None,
+            height: 0,
+            len: 0,
+        }
     }
 }
 
@@ -127,8 +135,7 @@ impl<T: Clone> Tree<T> {
         let mut level = self.height;
         let mut place = &mut self.root;
         loop {
-            let node =
-                Arc::make_mut(place.get_or_insert_with(|| Arc::new(Node::empty(level))));
+            let node = Arc::make_mut(place.get_or_insert_with(|| Arc::new(Node::empty(level))));
             match node {
                 Node::Branch(children) => {
                     place = &mut children[index(slot, level)];
@@ -185,8 +192,14 @@ impl<T: Clone> Tree<T> {
     ) {
         let height = before.height.max(after.height);
         diff_nodes(
-            Side { node: before.root.as_ref(), level: before.height },
-            Side { node: after.root.as_ref(), level: after.height },
+            Side {
+                node: before.root.as_ref(),
+                level: before.height,
+            },
+            Side {
+                node: after.root.as_ref(),
+                level: after.height,
+            },
             0,
             height,
             f,
@@ -194,12 +207,7 @@ impl<T: Clone> Tree<T> {
     }
 }
 
-fn walk<'a, T>(
-    node: &'a Node<T>,
-    base: Slot,
-    level: u32,
-    f: &mut impl FnMut(Slot, &'a T),
-) {
+fn walk<'a, T>(node: &'a Node<T>, base: Slot, level: u32, f: &mut impl FnMut(Slot, &'a T)) {
     match node {
         Node::Branch(children) => {
             for (i, child) in children.iter().enumerate() {
@@ -236,13 +244,19 @@ impl<'a, T> Side<'a, T> {
     fn child(self, i: usize, level: u32) -> Side<'a, T> {
         if self.level < level {
             let node = if i == 0 { self.node } else { None };
-            return Side { node, level: self.level };
+            return Side {
+                node,
+                level: self.level,
+            };
         }
         let node = match self.node.map(Arc::as_ref) {
             Some(Node::Branch(children)) => children[i].as_ref(),
             _ => None,
         };
-        Side { node, level: self.level.saturating_sub(1) }
+        Side {
+            node,
+            level: self.level.saturating_sub(1),
+        }
     }
 
     fn leaf(self, i: usize) -> Option<&'a T> {
@@ -268,7 +282,13 @@ fn diff_nodes<'a, T>(
     for i in 0..WIDTH {
         let slot = base | (i as u32) << (level * BITS);
         if level > 0 {
-            diff_nodes(before.child(i, level), after.child(i, level), slot, level - 1, f);
+            diff_nodes(
+                before.child(i, level),
+                after.child(i, level),
+                slot,
+                level - 1,
+                f,
+            );
         } else if before.leaf(i).is_some() || after.leaf(i).is_some() {
             f(slot, before.leaf(i), after.leaf(i));
         }

@@ -66,16 +66,25 @@ pub(super) fn build_vc(b: &mut Builder<'_, '_>, size: &VcModel) {
         let moid = format!("datacenter-{}", b.number());
         let site = datacenter(b, &root, &moid, &name);
         // Datastores have one directory each: they belong to the first datacenter.
-        let stores =
-            if dc == 0 { storage::build(b, &site.datastores, &site.moref) } else { Vec::new() };
+        let stores = if dc == 0 {
+            storage::build(b, &site.datastores, &site.moref)
+        } else {
+            Vec::new()
+        };
         let mut names = vec!["VM Network".to_owned()];
         if dc == 0 {
             names.extend(b.config.networks.iter().cloned());
         }
         let mut networks = network::standard(b, &site.networks, &names);
-        let groups: Vec<String> =
-            (0..size.portgroups).map(|i| format!("{name}_DVPG{i}")).collect();
-        networks.extend(network::distributed(b, &site.networks, &format!("DVS{dc}"), &groups));
+        let groups: Vec<String> = (0..size.portgroups)
+            .map(|i| format!("{name}_DVPG{i}"))
+            .collect();
+        networks.extend(network::distributed(
+            b,
+            &site.networks,
+            &format!("DVS{dc}"),
+            &groups,
+        ));
         for network in &networks {
             b.t.add_ref(&site.moref.value, "network", network);
         }
@@ -96,14 +105,21 @@ pub(super) fn build_vc(b: &mut Builder<'_, '_>, size: &VcModel) {
 
 fn root(b: &mut Builder<'_, '_>) -> Moref {
     let moid = b.ids.root_folder.clone();
-    let name = if b.is_vc() { "Datacenters" } else { "ha-folder-root" };
+    let name = if b.is_vc() {
+        "Datacenters"
+    } else {
+        "ha-folder-root"
+    };
     b.folder(moid, name, None, &["Folder", "Datacenter"])
 }
 
 fn datacenter(b: &mut Builder<'_, '_>, root: &Moref, moid: &str, name: &str) -> Site {
     let number = b.number();
     let ids: Vec<String> = if b.is_vc() {
-        ["v", "h", "s", "n"].iter().map(|kind| format!("group-{kind}{number}")).collect()
+        ["v", "h", "s", "n"]
+            .iter()
+            .map(|kind| format!("group-{kind}{number}"))
+            .collect()
     } else {
         ["vm", "host", "datastore", "network"]
             .iter()
@@ -123,14 +139,20 @@ fn datacenter(b: &mut Builder<'_, '_>, root: &Moref, moid: &str, name: &str) -> 
             ("networkFolder", Prop::value(folder(3))),
             ("datastore", Prop::Refs(Tree::default())),
             ("network", Prop::Refs(Tree::default())),
-            ("configuration", Prop::value(DatacenterConfigInfo::default())),
+            (
+                "configuration",
+                Prop::value(DatacenterConfigInfo::default()),
+            ),
         ],
     );
     let kinds: [(&str, &[&str]); 4] = [
         ("vm", &["Folder", "VirtualMachine", "VirtualApp"]),
         ("host", &["Folder", "ComputeResource"]),
         ("datastore", &["Folder", "Datastore", "StoragePod"]),
-        ("network", &["Folder", "Network", "DistributedVirtualSwitch"]),
+        (
+            "network",
+            &["Folder", "Network", "DistributedVirtualSwitch"],
+        ),
     ];
     for (i, (name, types)) in kinds.into_iter().enumerate() {
         // The folders of a datacenter are its properties, not its children.
@@ -138,17 +160,20 @@ fn datacenter(b: &mut Builder<'_, '_>, root: &Moref, moid: &str, name: &str) -> 
         b.entity("Folder", ids[i].clone(), name, None, props);
         b.t.set(&ids[i], "parent", moref.clone());
     }
-    Site { moref, hosts: folder(1), datastores: folder(2), networks: folder(3) }
+    Site {
+        moref,
+        hosts: folder(1),
+        datastores: folder(2),
+        networks: folder(3),
+    }
 }
 
-fn compute(
-    b: &mut Builder<'_, '_>,
-    site: &Site,
-    moid: &str,
-    name: &str,
-    cluster: bool,
-) -> Moref {
-    let r#type = if cluster { "ClusterComputeResource" } else { "ComputeResource" };
+fn compute(b: &mut Builder<'_, '_>, site: &Site, moid: &str, name: &str, cluster: bool) -> Moref {
+    let r#type = if cluster {
+        "ClusterComputeResource"
+    } else {
+        "ComputeResource"
+    };
     let browser = Moref::new("EnvironmentBrowser", format!("envbrowser-{moid}"));
     b.t.create(browser.clone(), vec![]);
     let mut props = vec![
@@ -165,7 +190,10 @@ fn compute(
             vmotion_rate: Some(3),
             ..Default::default()
         };
-        let das = ClusterDasConfigInfo { enabled: Some(false), ..Default::default() };
+        let das = ClusterDasConfigInfo {
+            enabled: Some(false),
+            ..Default::default()
+        };
         props.extend([
             (
                 "configurationEx",
@@ -194,7 +222,13 @@ fn compute(
             }),
         ));
     }
-    b.entity(r#type, moid.to_owned(), name, Some((&site.hosts, "childEntity")), props)
+    b.entity(
+        r#type,
+        moid.to_owned(),
+        name,
+        Some((&site.hosts, "childEntity")),
+        props,
+    )
 }
 
 fn finish_compute(
@@ -251,20 +285,29 @@ fn finish_compute(
         b.t.set(&compute.value, "summary", summary);
     }
     let all = |b: &mut Builder<'_, '_>, owner: &Moref| {
-        stores.iter().for_each(|s| b.t.add_ref(&owner.value, "datastore", s));
-        networks.iter().for_each(|n| b.t.add_ref(&owner.value, "network", n));
+        stores
+            .iter()
+            .for_each(|s| b.t.add_ref(&owner.value, "datastore", s));
+        networks
+            .iter()
+            .for_each(|n| b.t.add_ref(&owner.value, "network", n));
     };
     all(b, compute);
     for host in hosts {
         all(b, host);
-        networks.iter().for_each(|n| b.t.add_ref(&n.value, "host", host));
+        networks
+            .iter()
+            .for_each(|n| b.t.add_ref(&n.value, "host", host));
         refresh_host_network(b.t, host, b.switches, b.management);
     }
     storage::mount(b, stores, hosts);
 }
 
 fn host(b: &mut Builder<'_, '_>, compute: &Moref, moid: &str, name: &str) -> Moref {
-    let uuid = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, format!("{}/{moid}", b.instance).as_bytes());
+    let uuid = uuid::Uuid::new_v5(
+        &uuid::Uuid::NAMESPACE_URL,
+        format!("{}/{moid}", b.instance).as_bytes(),
+    );
     let uuid = uuid.to_string();
     let (cpus, memory) = machine();
     let moref = Moref::new("HostSystem", moid);
@@ -333,8 +376,11 @@ fn host(b: &mut Builder<'_, '_>, compute: &Moref, moid: &str, name: &str) -> Mor
         ..Default::default()
     };
     let browser = Moref::new("HostDatastoreBrowser", format!("{moid}-datastorebrowser"));
-    let stores: Vec<Moref> =
-        b.datastores.values().map(|s| Moref::new("Datastore", &s.moid)).collect();
+    let stores: Vec<Moref> = b
+        .datastores
+        .values()
+        .map(|s| Moref::new("Datastore", &s.moid))
+        .collect();
     b.t.create(browser.clone(), vec![("datastore", Prop::value(stores))]);
     b.entity(
         "HostSystem",
@@ -358,7 +404,11 @@ fn host(b: &mut Builder<'_, '_>, compute: &Moref, moid: &str, name: &str) -> Mor
 
 fn managers(b: &mut Builder<'_, '_>, host: &str) -> HostConfigManager {
     let mut add = |r#type: &str, name: &str, props: Vec<(&'static str, Prop)>| {
-        let id = if host == "ha-host" { name.to_owned() } else { format!("{name}-{host}") };
+        let id = if host == "ha-host" {
+            name.to_owned()
+        } else {
+            format!("{name}-{host}")
+        };
         Some(b.t.create(Moref::new(r#type, id), props))
     };
     HostConfigManager {
@@ -377,8 +427,14 @@ fn managers(b: &mut Builder<'_, '_>, host: &str) -> HostConfigManager {
             "OptionManager",
             "ha-adv-options",
             vec![
-                ("setting", Prop::value(none_of::<vmomi::types::OptionValue>())),
-                ("supportedOption", Prop::value(none_of::<vmomi::types::OptionDef>())),
+                (
+                    "setting",
+                    Prop::value(none_of::<vmomi::types::OptionValue>()),
+                ),
+                (
+                    "supportedOption",
+                    Prop::value(none_of::<vmomi::types::OptionDef>()),
+                ),
             ],
         ),
         ..Default::default()
@@ -398,16 +454,18 @@ fn firewall() -> HostFirewallInfo {
         protocol: "tcp".into(),
         ..Default::default()
     };
-    let set = |key: &str, label: &str, rules: Vec<HostFirewallRule>, enabled: bool| {
-        HostFirewallRuleset {
+    let set =
+        |key: &str, label: &str, rules: Vec<HostFirewallRule>, enabled: bool| HostFirewallRuleset {
             key: key.into(),
             label: label.into(),
             rule: rules,
             enabled,
-            allowed_hosts: Some(HostFirewallRulesetIpList { all_ip: true, ..Default::default() }),
+            allowed_hosts: Some(HostFirewallRulesetIpList {
+                all_ip: true,
+                ..Default::default()
+            }),
             ..Default::default()
-        }
-    };
+        };
     HostFirewallInfo {
         default_policy: HostFirewallDefaultPolicy {
             incoming_blocked: Some(true),
@@ -415,10 +473,30 @@ fn firewall() -> HostFirewallInfo {
             ..Default::default()
         },
         ruleset: vec![
-            set("sshServer", "SSH Server", vec![rule(22, None, false)], false),
-            set("vSPC", "VM serial port connected to vSPC", vec![rule(0, Some(65535), true)], true),
-            set("vic-engine", "vic-engine", vec![rule(2377, None, true)], true),
-            set("httpClient", "httpClient", vec![rule(80, None, true), rule(443, None, true)], true),
+            set(
+                "sshServer",
+                "SSH Server",
+                vec![rule(22, None, false)],
+                false,
+            ),
+            set(
+                "vSPC",
+                "VM serial port connected to vSPC",
+                vec![rule(0, Some(65535), true)],
+                true,
+            ),
+            set(
+                "vic-engine",
+                "vic-engine",
+                vec![rule(2377, None, true)],
+                true,
+            ),
+            set(
+                "httpClient",
+                "httpClient",
+                vec![rule(80, None, true), rule(443, None, true)],
+                true,
+            ),
         ],
         ..Default::default()
     }
@@ -446,11 +524,19 @@ fn host_network(
         num_ports: 1024,
         num_ports_available: 1024,
         mtu: Some(1500),
-        spec: HostVirtualSwitchSpec { num_ports: 1024, mtu: Some(1500), ..Default::default() },
+        spec: HostVirtualSwitchSpec {
+            num_ports: 1024,
+            mtu: Some(1500),
+            ..Default::default()
+        },
         ..Default::default()
     };
     let mut groups = vec![port("Management Network", "vSwitch0", 0)];
-    groups.extend(portgroups.iter().map(|(name, s, vlan)| port(name, s, *vlan)));
+    groups.extend(
+        portgroups
+            .iter()
+            .map(|(name, s, vlan)| port(name, s, *vlan)),
+    );
     let mut all = vec![switch("vSwitch0")];
     all.extend(switches.iter().map(|s| switch(s)));
     HostNetworkInfo {
@@ -503,11 +589,15 @@ pub(crate) fn refresh_host_network(
         format!("networkSystem-{}", host.value)
     };
     t.set(&id, "networkInfo", info.clone());
-    if let Some(Prop::Value(config)) =
-        snapshot.find(&host.value).and_then(|o| o.props.get("config"))
+    if let Some(Prop::Value(config)) = snapshot
+        .find(&host.value)
+        .and_then(|o| o.props.get("config"))
         && let Some(config) = config.as_data::<HostConfigInfo>()
     {
-        let config = HostConfigInfo { network: Some(info), ..config.clone() };
+        let config = HostConfigInfo {
+            network: Some(info),
+            ..config.clone()
+        };
         t.set(&host.value, "config", config);
     }
 }

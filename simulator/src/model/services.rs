@@ -46,7 +46,10 @@ pub(super) fn build(b: &mut Builder<'_, '_>) {
         vec![
             ("message", Prop::value("")),
             ("messageLocaleList", Prop::value(vec!["en".to_owned()])),
-            ("supportedLocaleList", Prop::value(vec!["en".to_owned(), "en_US".to_owned()])),
+            (
+                "supportedLocaleList",
+                Prop::value(vec!["en".to_owned(), "en_US".to_owned()]),
+            ),
             ("defaultLocale", Prop::value("en")),
         ],
     );
@@ -79,7 +82,12 @@ pub(super) fn build(b: &mut Builder<'_, '_>) {
     );
     add(b, "FileManager", &ids.file_manager, vec![]);
     add(b, "VirtualDiskManager", &ids.disk_manager, vec![]);
-    add(b, "DatastoreNamespaceManager", &ids.namespace_manager, vec![]);
+    add(
+        b,
+        "DatastoreNamespaceManager",
+        &ids.namespace_manager,
+        vec![],
+    );
     add(b, "DiagnosticManager", &ids.diagnostic_manager, vec![]);
     add(
         b,
@@ -92,25 +100,42 @@ pub(super) fn build(b: &mut Builder<'_, '_>) {
         "PerformanceManager",
         &ids.perf_manager,
         vec![
-            ("description", Prop::value(PerformanceDescription::default())),
-            ("historicalInterval", Prop::value(Vec::<PerfInterval>::new())),
+            (
+                "description",
+                Prop::value(PerformanceDescription::default()),
+            ),
+            (
+                "historicalInterval",
+                Prop::value(Vec::<PerfInterval>::new()),
+            ),
             ("perfCounter", Prop::value(Vec::<PerfCounterInfo>::new())),
         ],
     );
     add(b, "GuestOperationsManager", &ids.guest_operations, vec![]);
     add(b, "HostLocalAccountManager", &ids.account_manager, vec![]);
-    add(b, "DistributedVirtualSwitchManager", &ids.dvs_manager, vec![]);
+    add(
+        b,
+        "DistributedVirtualSwitchManager",
+        &ids.dvs_manager,
+        vec![],
+    );
     add(
         b,
         "ExtensionManager",
         &ids.extension_manager,
-        vec![("extensionList", Prop::value(none_of::<vmomi::types::Extension>()))],
+        vec![(
+            "extensionList",
+            Prop::value(none_of::<vmomi::types::Extension>()),
+        )],
     );
     add(
         b,
         "CustomFieldsManager",
         &ids.custom_fields,
-        vec![("field", Prop::value(none_of::<vmomi::types::CustomFieldDef>()))],
+        vec![(
+            "field",
+            Prop::value(none_of::<vmomi::types::CustomFieldDef>()),
+        )],
     );
     licences(b);
     options(b);
@@ -136,7 +161,11 @@ pub(crate) fn licence() -> LicenseManagerLicenseInfo {
         property("expirationHours", Any::Int(0)),
     ];
     for (key, label) in FEATURES {
-        let feature = KeyValue { key: key.into(), value: label.into(), ..Default::default() };
+        let feature = KeyValue {
+            key: key.into(),
+            value: label.into(),
+            ..Default::default()
+        };
         properties.push(property("feature", feature.into()));
     }
     LicenseManagerLicenseInfo {
@@ -173,7 +202,12 @@ fn licences(b: &mut Builder<'_, '_>) {
             ),
         ],
     );
-    add(b, "LicenseAssignmentManager", &ids.license_assignment, vec![]);
+    add(
+        b,
+        "LicenseAssignmentManager",
+        &ids.license_assignment,
+        vec![],
+    );
 }
 
 fn options(b: &mut Builder<'_, '_>) {
@@ -204,7 +238,10 @@ fn options(b: &mut Builder<'_, '_>) {
         &ids.option_manager,
         vec![
             ("setting", Prop::value(settings)),
-            ("supportedOption", Prop::value(none_of::<vmomi::types::OptionDef>())),
+            (
+                "supportedOption",
+                Prop::value(none_of::<vmomi::types::OptionDef>()),
+            ),
         ],
     );
 }
@@ -231,7 +268,10 @@ fn authorization(b: &mut Builder<'_, '_>) {
         vec![
             ("privilegeList", Prop::value(list)),
             ("roleList", Prop::value(roles())),
-            ("description", Prop::value(AuthorizationDescription::default())),
+            (
+                "description",
+                Prop::value(AuthorizationDescription::default()),
+            ),
         ],
     );
 }

@@ -11,6 +11,9 @@ use super::selection::{Reach, Selection, SelectorId, walk};
 use crate::fault::Outcome;
 use crate::inventory::{Object, Prop, Slot, Snapshot, Tree};
 
+/// An object that is not as it was: its slot, what it was, what it is.
+type Change<'a> = (Slot, Option<&'a Arc<Object>>, Option<&'a Arc<Object>>);
+
 /// A standing question of a client.
 #[derive(Debug)]
 pub(super) struct Filter {
@@ -65,11 +68,15 @@ impl Filter {
         if before.objects.same(&now.objects) {
             return Ok(());
         }
-        let mut changes: Vec<(Slot, Option<&Arc<Object>>, Option<&Arc<Object>>)> = Vec::new();
-        Tree::diff(&before.objects, &now.objects, &mut |slot, old, new| match (old, new) {
-            (Some(a), Some(b)) if Arc::ptr_eq(a, b) => {}
-            _ => changes.push((slot, old, new)),
-        });
+        let mut changes: Vec<Change<'_>> = Vec::new();
+        Tree::diff(
+            &before.objects,
+            &now.objects,
+            &mut |slot, old, new| match (old, new) {
+                (Some(a), Some(b)) if Arc::ptr_eq(a, b) => {}
+                _ => changes.push((slot, old, new)),
+            },
+        );
         let entered = self.follow(&before, now, &changes);
         for (slot, old, new) in changes {
             if !self.reach.members.contains(&slot) || entered.contains(&slot) {
@@ -87,7 +94,8 @@ impl Filter {
         }
         for slot in entered {
             if let Some(object) = now.at(slot) {
-                self.pending.push_back(reader.enter(object, &self.selection));
+                self.pending
+                    .push_back(reader.enter(object, &self.selection));
             }
         }
         Ok(())
@@ -106,16 +114,15 @@ impl Filter {
     }
 
     /// Follows the steps that lead elsewhere than before; returns the objects that are new.
-    fn follow(
-        &mut self,
-        before: &Snapshot,
-        now: &Snapshot,
-        changes: &[(Slot, Option<&Arc<Object>>, Option<&Arc<Object>>)],
-    ) -> Vec<Slot> {
+    fn follow(&mut self, before: &Snapshot, now: &Snapshot, changes: &[Change<'_>]) -> Vec<Slot> {
         let mut entered = Vec::new();
         for (slot, old, new) in changes {
-            let (Some(old), Some(new)) = (old, new) else { continue };
-            let Some(steps) = self.reach.steps.get(slot).cloned() else { continue };
+            let (Some(old), Some(new)) = (old, new) else {
+                continue;
+            };
+            let Some(steps) = self.reach.steps.get(slot).cloned() else {
+                continue;
+            };
             for id in steps {
                 if !self.follow_step(now, id, old, new, &mut entered) {
                     return self.walk_again(before, now);
@@ -149,9 +156,13 @@ impl Filter {
                 });
             }
             _ => {
-                let (was, is) =
-                    (references(old, &selector.path), references(new, &selector.path));
-                simple = was.iter().all(|m| is.contains(m) || now.find(&m.value).is_none());
+                let (was, is) = (
+                    references(old, &selector.path),
+                    references(new, &selector.path),
+                );
+                simple = was
+                    .iter()
+                    .all(|m| is.contains(m) || now.find(&m.value).is_none());
                 added.extend(is.into_iter().filter(|m| !was.contains(m)));
             }
         }
@@ -171,7 +182,11 @@ impl Filter {
     fn walk_again(&mut self, before: &Snapshot, now: &Snapshot) -> Vec<Slot> {
         let reach = walk(now, &self.selection).unwrap_or_default();
         let old = std::mem::replace(&mut self.reach, reach);
-        let mut left: Vec<Slot> = old.members.difference(&self.reach.members).copied().collect();
+        let mut left: Vec<Slot> = old
+            .members
+            .difference(&self.reach.members)
+            .copied()
+            .collect();
         left.sort_unstable();
         for slot in left {
             if let Some(object) = before.at(slot) {
@@ -183,6 +198,9 @@ impl Filter {
             }
         }
         let order = std::mem::take(&mut self.reach.order);
-        order.into_iter().filter(|s| !old.members.contains(s)).collect()
+        order
+            .into_iter()
+            .filter(|s| !old.members.contains(s))
+            .collect()
     }
 }

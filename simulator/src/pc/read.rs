@@ -33,8 +33,17 @@ impl Path {
         let steps = vmomi::path::parse(path).map_err(|_| invalid())?;
         let first = steps.first().ok_or_else(invalid)?;
         let field = class::property(r#type, first.name).ok_or_else(invalid)?;
-        let rest = if steps.len() > 1 { after_first(path) } else { None };
-        Ok(Path { full: path.to_owned(), field, key: first.key.clone(), rest })
+        let rest = if steps.len() > 1 {
+            after_first(path)
+        } else {
+            None
+        };
+        Ok(Path {
+            full: path.to_owned(),
+            field,
+            key: first.key.clone(),
+            rest,
+        })
     }
 
     /// The property of the object in which the path begins.
@@ -167,19 +176,32 @@ impl Reader {
 
     fn wanted<'a>(object: &Object, selection: &'a Selection) -> impl Iterator<Item = &'a Wanted> {
         let r#type = object.moref.r#type.clone();
-        selection.wanted.iter().filter(move |w| class::is_a(&r#type, &w.r#type))
+        selection
+            .wanted
+            .iter()
+            .filter(move |w| class::is_a(&r#type, &w.r#type))
     }
 
     /// All properties that are set and that the client's version knows.
     fn all(&self, object: &Object) -> Vec<DynamicProperty> {
-        let Some(class) = vmomi::managed::lookup(&object.moref.r#type) else { return Vec::new() };
-        let shown = class.info().fields.iter().filter(|f| self.version.shows(f.since));
+        let Some(class) = vmomi::managed::lookup(&object.moref.r#type) else {
+            return Vec::new();
+        };
+        let shown = class
+            .info()
+            .fields
+            .iter()
+            .filter(|f| self.version.shows(f.since));
         shown
             .filter_map(|field| {
                 let val = self
                     .own(object, field.name)
                     .or_else(|| object.props.get(field.name).map(Prop::to_any))?;
-                Some(DynamicProperty { name: field.name.to_owned(), val, ..Default::default() })
+                Some(DynamicProperty {
+                    name: field.name.to_owned(),
+                    val,
+                    ..Default::default()
+                })
             })
             .collect()
     }
@@ -195,7 +217,11 @@ impl Reader {
                     && let Some(val) = self.value(object, path)
                 {
                     let name = path.full.clone();
-                    properties.push(DynamicProperty { name, val, ..Default::default() });
+                    properties.push(DynamicProperty {
+                        name,
+                        val,
+                        ..Default::default()
+                    });
                 }
             }
         }
@@ -213,12 +239,15 @@ impl Reader {
 
     /// What a filter says of an object that is new to it.
     pub(super) fn enter(&self, object: &Object, selection: &Selection) -> ObjectUpdate {
-        let changes = self.properties(object, selection).into_iter().map(|p| PropertyChange {
-            name: p.name,
-            op: PropertyChangeOp::Assign,
-            val: Some(p.val),
-            ..Default::default()
-        });
+        let changes = self
+            .properties(object, selection)
+            .into_iter()
+            .map(|p| PropertyChange {
+                name: p.name,
+                op: PropertyChangeOp::Assign,
+                val: Some(p.val),
+                ..Default::default()
+            });
         ObjectUpdate {
             kind: ObjectUpdateKind::Enter,
             obj: object.moref.clone(),
@@ -255,8 +284,15 @@ impl Reader {
     }
 
     fn all_changes(&self, old: &Object, new: &Object, changes: &mut Vec<PropertyChange>) {
-        let Some(class) = vmomi::managed::lookup(&new.moref.r#type) else { return };
-        for field in class.info().fields.iter().filter(|f| self.version.shows(f.since)) {
+        let Some(class) = vmomi::managed::lookup(&new.moref.r#type) else {
+            return;
+        };
+        for field in class
+            .info()
+            .fields
+            .iter()
+            .filter(|f| self.version.shows(f.since))
+        {
             let same = match (old.props.get(field.name), new.props.get(field.name)) {
                 (None, None) => true,
                 (Some(a), Some(b)) => a.same(b),
@@ -275,5 +311,10 @@ fn change(name: String, val: Option<Any>, keyed: bool) -> PropertyChange {
         (None, true) => PropertyChangeOp::Remove,
         _ => PropertyChangeOp::Assign,
     };
-    PropertyChange { name, op, val, ..Default::default() }
+    PropertyChange {
+        name,
+        op,
+        val,
+        ..Default::default()
+    }
 }

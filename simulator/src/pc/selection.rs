@@ -64,13 +64,21 @@ impl Selection {
             for path in if all { &[][..] } else { &set.path_set[..] } {
                 paths.push(Path::parse(&set.r#type, path)?);
             }
-            selection.wanted.push(Wanted { r#type: set.r#type.clone(), all, paths });
+            selection.wanted.push(Wanted {
+                r#type: set.r#type.clone(),
+                all,
+                paths,
+            });
         }
         for set in &spec.object_set {
             let mut names = HashMap::new();
             let mut todo = Vec::new();
             let next = selection.compile_set(&set.select_set, &mut names, &mut todo)?;
-            let mut start = Start { object: set.obj.clone(), skip: set.skip == Some(true), next };
+            let mut start = Start {
+                object: set.obj.clone(),
+                skip: set.skip == Some(true),
+                next,
+            };
             for (owner, name) in todo {
                 let target = *names
                     .get(&name)
@@ -130,7 +138,9 @@ impl Selection {
 
     /// Says whether any of the wanted properties are of objects of this type.
     pub(super) fn wants(&self, object: &Object) -> bool {
-        self.wanted.iter().any(|w| class::is_a(&object.moref.r#type, &w.r#type))
+        self.wanted
+            .iter()
+            .any(|w| class::is_a(&object.moref.r#type, &w.r#type))
     }
 }
 
@@ -181,7 +191,13 @@ impl Reach {
             for target in references(from, &selector.path) {
                 if let Some(target) = snapshot.find(&target.value) {
                     let mut behind = Vec::new();
-                    self.enter(selection, target, selector.skip, &selector.next, &mut behind);
+                    self.enter(
+                        selection,
+                        target,
+                        selector.skip,
+                        &selector.next,
+                        &mut behind,
+                    );
                     found.push(behind);
                 }
             }

@@ -13,14 +13,22 @@ use super::{Collector, Reader, WaitOptions};
 use crate::inventory::{Inventory, Prop, Tree, ViewDefinition};
 
 fn reader() -> Reader {
-    Reader { version: Version::newest(), session: None, sessions: vec![], filters: vec![] }
+    Reader {
+        version: Version::newest(),
+        session: None,
+        sessions: vec![],
+        filters: vec![],
+    }
 }
 
 fn folder(inventory: &Inventory, id: &str, parent: Option<&str>) -> Moref {
     inventory.commit(|t| {
         let moref = t.create(
             Moref::new("Folder", id),
-            vec![("name", Prop::value(id)), ("childEntity", Prop::Refs(Tree::default()))],
+            vec![
+                ("name", Prop::value(id)),
+                ("childEntity", Prop::Refs(Tree::default())),
+            ],
         );
         if let Some(parent) = parent {
             t.set(id, "parent", Moref::new("Folder", parent));
@@ -47,14 +55,20 @@ fn vm(inventory: &Inventory, id: &str, parent: &str) -> Moref {
 
 fn power(inventory: &Inventory, id: &str, state: VirtualMachinePowerState) {
     inventory.commit(|t| {
-        let runtime = VirtualMachineRuntimeInfo { power_state: state, ..Default::default() };
+        let runtime = VirtualMachineRuntimeInfo {
+            power_state: state,
+            ..Default::default()
+        };
         t.set(id, "runtime", runtime);
     });
 }
 
 /// All VMs below `root`, through folders in folders.
 fn below(root: &str, paths: &[&str]) -> PropertyFilterSpec {
-    let again = SelectionSpec { name: Some("down".into()), ..Default::default() };
+    let again = SelectionSpec {
+        name: Some("down".into()),
+        ..Default::default()
+    };
     let down = TraversalSpec {
         name: Some("down".into()),
         r#type: "Folder".into(),
@@ -78,10 +92,16 @@ fn below(root: &str, paths: &[&str]) -> PropertyFilterSpec {
     }
 }
 
-const AT_ONCE: WaitOptions = WaitOptions { max_wait: Some(Duration::ZERO), max_updates: None };
+const AT_ONCE: WaitOptions = WaitOptions {
+    max_wait: Some(Duration::ZERO),
+    max_updates: None,
+};
 
 async fn poll(collector: &Collector, inventory: &Inventory, version: &str) -> Option<UpdateSet> {
-    collector.wait(inventory, &reader(), version, AT_ONCE).await.expect("no fault")
+    collector
+        .wait(inventory, &reader(), version, AT_ONCE)
+        .await
+        .expect("no fault")
 }
 
 fn kinds(updates: &UpdateSet) -> Vec<(String, ObjectUpdateKind)> {
@@ -91,7 +111,9 @@ fn kinds(updates: &UpdateSet) -> Vec<(String, ObjectUpdateKind)> {
 
 fn collector(inventory: &Inventory, spec: PropertyFilterSpec) -> Collector {
     let collector = Collector::default();
-    collector.create_filter(&inventory.now(), "f".into(), spec, false).expect("a good filter");
+    collector
+        .create_filter(&inventory.now(), "f".into(), spec, false)
+        .expect("a good filter");
     collector
 }
 
@@ -103,7 +125,10 @@ async fn a_filter_tells_what_enters_changes_and_leaves() {
     vm(&inventory, "vm-1", "sub");
     let c = collector(&inventory, below("root", &["name", "runtime.powerState"]));
     let first = poll(&c, &inventory, "").await.expect("everything");
-    assert_eq!(kinds(&first), [("vm-1".to_owned(), ObjectUpdateKind::Enter)]);
+    assert_eq!(
+        kinds(&first),
+        [("vm-1".to_owned(), ObjectUpdateKind::Enter)]
+    );
     assert_eq!(poll(&c, &inventory, &first.version).await, None);
 
     vm(&inventory, "vm-2", "root");
@@ -117,15 +142,24 @@ async fn a_filter_tells_what_enters_changes_and_leaves() {
         ]
     );
     let changes = &second.filter_set[0].object_set[0].change_set;
-    assert_eq!(changes.len(), 1, "only what is watched and has changed: {changes:?}");
+    assert_eq!(
+        changes.len(),
+        1,
+        "only what is watched and has changed: {changes:?}"
+    );
     assert_eq!(changes[0].name, "runtime.powerState");
 
     inventory.commit(|t| {
         t.remove_ref("sub", "childEntity", "vm-1");
         t.remove("vm-1");
     });
-    let third = poll(&c, &inventory, &second.version).await.expect("changes");
-    assert_eq!(kinds(&third), [("vm-1".to_owned(), ObjectUpdateKind::Leave)]);
+    let third = poll(&c, &inventory, &second.version)
+        .await
+        .expect("changes");
+    assert_eq!(
+        kinds(&third),
+        [("vm-1".to_owned(), ObjectUpdateKind::Leave)]
+    );
 }
 
 #[tokio::test]
@@ -140,8 +174,13 @@ async fn an_object_that_moves_out_of_reach_leaves() {
         t.remove_ref("root", "childEntity", "vm-1");
         t.add_ref("other", "childEntity", &moref);
     });
-    let second = poll(&c, &inventory, &first.version).await.expect("a change");
-    assert_eq!(kinds(&second), [("vm-1".to_owned(), ObjectUpdateKind::Leave)]);
+    let second = poll(&c, &inventory, &first.version)
+        .await
+        .expect("a change");
+    assert_eq!(
+        kinds(&second),
+        [("vm-1".to_owned(), ObjectUpdateKind::Leave)]
+    );
 }
 
 #[tokio::test]
@@ -152,10 +191,18 @@ async fn a_lost_reply_is_sent_again_and_a_strange_version_is_refused() {
     let c = collector(&inventory, below("root", &["runtime.powerState"]));
     let first = poll(&c, &inventory, "").await.expect("everything");
     power(&inventory, "vm-1", VirtualMachinePowerState::PoweredOn);
-    let second = poll(&c, &inventory, &first.version).await.expect("a change");
-    assert_eq!(poll(&c, &inventory, &first.version).await, Some(second.clone()));
+    let second = poll(&c, &inventory, &first.version)
+        .await
+        .expect("a change");
+    assert_eq!(
+        poll(&c, &inventory, &first.version).await,
+        Some(second.clone())
+    );
     assert_eq!(poll(&c, &inventory, &second.version).await, None);
-    let fault = c.wait(&inventory, &reader(), "77", AT_ONCE).await.expect_err("refused");
+    let fault = c
+        .wait(&inventory, &reader(), "77", AT_ONCE)
+        .await
+        .expect_err("refused");
     assert_eq!(fault.fault.type_name(), "InvalidCollectorVersion");
 }
 
@@ -167,9 +214,15 @@ async fn a_long_list_is_truncated_and_nothing_is_lost() {
         vm(&inventory, &format!("vm-{i}"), "root");
     }
     let c = collector(&inventory, below("root", &["name"]));
-    let options = WaitOptions { max_wait: Some(Duration::ZERO), max_updates: Some(4) };
+    let options = WaitOptions {
+        max_wait: Some(Duration::ZERO),
+        max_updates: Some(4),
+    };
     let (mut version, mut seen, mut truncated) = (String::new(), 0, Vec::new());
-    while let Some(set) = c.wait(&inventory, &reader(), &version, options).await.expect("no fault")
+    while let Some(set) = c
+        .wait(&inventory, &reader(), &version, options)
+        .await
+        .expect("no fault")
     {
         seen += kinds(&set).len();
         truncated.push(set.truncated == Some(true));
@@ -183,18 +236,26 @@ async fn a_wait_ends_by_a_change_or_by_being_cancelled() {
     let inventory = Arc::new(Inventory::default());
     folder(&inventory, "root", None);
     vm(&inventory, "vm-1", "root");
-    let c = Arc::new(collector(&inventory, below("root", &["runtime.powerState"])));
+    let c = Arc::new(collector(
+        &inventory,
+        below("root", &["runtime.powerState"]),
+    ));
     let first = poll(&c, &inventory, "").await.expect("everything");
     let wait = |version: String| {
         let (c, inventory) = (c.clone(), inventory.clone());
         tokio::spawn(async move {
-            c.wait(&inventory, &reader(), &version, WaitOptions::default()).await
+            c.wait(&inventory, &reader(), &version, WaitOptions::default())
+                .await
         })
     };
     let waiting = wait(first.version.clone());
     tokio::task::yield_now().await;
     power(&inventory, "vm-1", VirtualMachinePowerState::PoweredOn);
-    let second = waiting.await.expect("ends").expect("no fault").expect("a change");
+    let second = waiting
+        .await
+        .expect("ends")
+        .expect("no fault")
+        .expect("a change");
     let waiting = wait(second.version.clone());
     tokio::task::yield_now().await;
     c.cancel_wait();
@@ -233,6 +294,12 @@ fn wrong_specifications_are_refused() {
         let made = c.create_filter(&inventory.now(), "f".into(), spec, false);
         made.expect_err("refused").fault.type_name().to_owned()
     };
-    assert_eq!(refused(below("root", &["config.nonsense"])), "InvalidProperty");
-    assert_eq!(refused(below("nowhere", &["name"])), "ManagedObjectNotFound");
+    assert_eq!(
+        refused(below("root", &["config.nonsense"])),
+        "InvalidProperty"
+    );
+    assert_eq!(
+        refused(below("nowhere", &["name"])),
+        "ManagedObjectNotFound"
+    );
 }

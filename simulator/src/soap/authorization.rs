@@ -4,9 +4,9 @@ use vmomi::ManagedObjectReference as Moref;
 use vmomi::types::{
     AddAuthorizationRoleRequest, AuthorizationRole, Description, EntityPrivilege,
     HasPrivilegeOnEntitiesRequest, HasPrivilegeOnEntityRequest, HasUserPrivilegeOnEntitiesRequest,
-    Permission, PrivilegeAvailability, RemoveAuthorizationRoleRequest, RemoveEntityPermissionRequest,
-    RetrieveEntityPermissionsRequest, RetrieveUserGroupsRequest, SetEntityPermissionsRequest,
-    UpdateAuthorizationRoleRequest, UserSearchResult,
+    Permission, PrivilegeAvailability, RemoveAuthorizationRoleRequest,
+    RemoveEntityPermissionRequest, RetrieveEntityPermissionsRequest, RetrieveUserGroupsRequest,
+    SetEntityPermissionsRequest, UpdateAuthorizationRoleRequest, UserSearchResult,
 };
 
 use super::{Call, Reply, ok};
@@ -18,16 +18,21 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
     match call.method {
         "RetrieveAllPermissions" => {
             let mut all = vec![own(call)];
-            call.world.inventory.now().objects.for_each(&mut |_, object| {
-                all.extend(permissions_of(object));
-            });
+            call.world
+                .inventory
+                .now()
+                .objects
+                .for_each(&mut |_, object| {
+                    all.extend(permissions_of(object));
+                });
             ok(all)
         }
         "RetrieveEntityPermissions" => {
             let args = call.args::<RetrieveEntityPermissionsRequest>()?;
             let snapshot = call.world.inventory.now();
-            let object =
-                snapshot.find(&args.entity.value).ok_or_else(|| Fault::not_found(&args.entity))?;
+            let object = snapshot
+                .find(&args.entity.value)
+                .ok_or_else(|| Fault::not_found(&args.entity))?;
             let mut all = permissions_of(object);
             if args.inherited || args.entity.value == call.world.ids.root_folder {
                 all.push(own(call));
@@ -39,7 +44,10 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
             change(call, &args.entity, |all| {
                 for new in &args.permission {
                     all.retain(|p| p.principal != new.principal || p.group != new.group);
-                    all.push(Permission { entity: Some(args.entity.clone()), ..new.clone() });
+                    all.push(Permission {
+                        entity: Some(args.entity.clone()),
+                        ..new.clone()
+                    });
                 }
             })?;
             ok(())
@@ -75,7 +83,11 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
                 role_id: id,
                 system: false,
                 name: args.name.clone(),
-                info: Description { label: text.clone(), summary: text, ..Default::default() },
+                info: Description {
+                    label: text.clone(),
+                    summary: text,
+                    ..Default::default()
+                },
                 privilege: args.priv_ids.clone(),
                 ..Default::default()
             });
@@ -85,7 +97,9 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
         "UpdateAuthorizationRole" => {
             let args = call.args::<UpdateAuthorizationRoleRequest>()?;
             let mut all = roles(call);
-            let role = all.iter_mut().find(|r| r.role_id == args.role_id && !r.system);
+            let role = all
+                .iter_mut()
+                .find(|r| r.role_id == args.role_id && !r.system);
             let role = role.ok_or_else(|| Fault::plain("NotFound"))?;
             role.name.clone_from(&args.new_name);
             role.privilege.clone_from(&args.priv_ids);
@@ -118,7 +132,11 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
                 group: false,
                 ..Default::default()
             };
-            ok(if found { vec![result.into()] } else { Vec::<vmomi::Poly<UserSearchResult>>::new() })
+            ok(if found {
+                vec![result.into()]
+            } else {
+                Vec::<vmomi::Poly<UserSearchResult>>::new()
+            })
         }
         _ => Err(Fault::not_supported()),
     }
@@ -143,16 +161,16 @@ fn permissions_of(object: &crate::inventory::Object) -> Vec<Permission> {
     }
 }
 
-fn change(
-    call: &Call<'_>,
-    entity: &Moref,
-    f: impl FnOnce(&mut Vec<Permission>),
-) -> Outcome<()> {
+fn change(call: &Call<'_>, entity: &Moref, f: impl FnOnce(&mut Vec<Permission>)) -> Outcome<()> {
     let snapshot = call.world.inventory.now();
-    let object = snapshot.find(&entity.value).ok_or_else(|| Fault::not_found(entity))?;
+    let object = snapshot
+        .find(&entity.value)
+        .ok_or_else(|| Fault::not_found(entity))?;
     let mut all = permissions_of(object);
     f(&mut all);
-    call.world.inventory.commit(|t| t.set(&entity.value, "permission", all));
+    call.world
+        .inventory
+        .commit(|t| t.set(&entity.value, "permission", all));
     Ok(())
 }
 
@@ -176,12 +194,17 @@ fn available(entities: &[Moref], privileges: &[String]) -> Vec<EntityPrivilege> 
 
 fn roles(call: &Call<'_>) -> Vec<AuthorizationRole> {
     let snapshot = call.world.inventory.now();
-    match snapshot.find(&call.this.value).and_then(|o| o.props.get("roleList")) {
+    match snapshot
+        .find(&call.this.value)
+        .and_then(|o| o.props.get("roleList"))
+    {
         Some(Prop::Value(any)) => any.as_ref().clone().into_vec().unwrap_or_default(),
         _ => Vec::new(),
     }
 }
 
 fn set_roles(call: &Call<'_>, roles: Vec<AuthorizationRole>) {
-    call.world.inventory.commit(|t| t.set(&call.this.value, "roleList", roles));
+    call.world
+        .inventory
+        .commit(|t| t.set(&call.this.value, "roleList", roles));
 }

@@ -22,7 +22,9 @@ fn collector(call: &Call<'_>) -> Outcome<Arc<Collector>> {
     if call.this.value == call.world.ids.property_collector {
         return Ok(session.collector.clone());
     }
-    session.collector(&call.this.value).ok_or_else(|| Fault::not_found(call.this))
+    session
+        .collector(&call.this.value)
+        .ok_or_else(|| Fault::not_found(call.this))
 }
 
 pub(super) async fn call(call: &Call<'_>) -> Reply {
@@ -30,7 +32,10 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
     match call.method {
         "RetrievePropertiesEx" => {
             let args = call.args::<RetrievePropertiesExRequest>()?;
-            let page = args.options.max_objects.and_then(|n| usize::try_from(n).ok());
+            let page = args
+                .options
+                .max_objects
+                .and_then(|n| usize::try_from(n).ok());
             let page = page.filter(|n| *n > 0).unwrap_or(PAGE);
             let (objects, token) = collector(call)?.retrieve(
                 world.inventory.now(),
@@ -41,13 +46,21 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
             if objects.is_empty() {
                 return ok(None::<RetrieveResult>);
             }
-            ok(Some(RetrieveResult { token, objects, ..Default::default() }))
+            ok(Some(RetrieveResult {
+                token,
+                objects,
+                ..Default::default()
+            }))
         }
         "ContinueRetrievePropertiesEx" => {
             let args = call.args::<ContinueRetrievePropertiesExRequest>()?;
             let (objects, token) =
                 collector(call)?.continue_retrieve(&call.reader(), &args.token)?;
-            ok(RetrieveResult { token, objects, ..Default::default() })
+            ok(RetrieveResult {
+                token,
+                objects,
+                ..Default::default()
+            })
         }
         "CancelRetrievePropertiesEx" => {
             let args = call.args::<CancelRetrievePropertiesExRequest>()?;
@@ -111,13 +124,21 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
             let collector = collector(call)?;
             let version = args.version.as_deref().unwrap_or("");
             let updates = collector
-                .wait(&world.inventory, &call.reader(), version, WaitOptions::default())
+                .wait(
+                    &world.inventory,
+                    &call.reader(),
+                    version,
+                    WaitOptions::default(),
+                )
                 .await?;
             ok(updates.unwrap_or_default())
         }
         "CheckForUpdates" => {
             let args = call.args::<CheckForUpdatesRequest>()?;
-            let options = WaitOptions { max_wait: Some(Duration::ZERO), max_updates: None };
+            let options = WaitOptions {
+                max_wait: Some(Duration::ZERO),
+                max_updates: None,
+            };
             wait(call, args.version.as_deref(), options).await
         }
         _ => Err(Fault::not_supported()),
@@ -128,5 +149,7 @@ async fn wait(call: &Call<'_>, version: Option<&str>, options: WaitOptions) -> R
     let collector = collector(call)?;
     let reader = call.reader();
     let version = version.unwrap_or("");
-    ok(collector.wait(&call.world.inventory, &reader, version, options).await?)
+    ok(collector
+        .wait(&call.world.inventory, &reader, version, options)
+        .await?)
 }

@@ -20,7 +20,9 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
             let name = call.args::<RenameRequest>()?.new_name.clone();
             let task = call.task();
             let moref = task.moref();
-            let result = task.check().and_then(|()| rename(call.world, call.this, &name));
+            let result = task
+                .check()
+                .and_then(|()| rename(call.world, call.this, &name));
             task.end(result.map(|()| None));
             ok(moref)
         }
@@ -38,7 +40,10 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
 
 /// Says whether an object came with the model, or was made by somebody.
 fn is_own(world: &World, moid: &str) -> bool {
-    let index = world.index.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let index = world
+        .index
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     index.containers.iter().any(|(id, _)| id == moid)
 }
 
@@ -47,7 +52,9 @@ fn rename(world: &World, this: &Moref, name: &str) -> Outcome<()> {
         return Err(Fault::not_supported());
     }
     let snapshot = world.inventory.now();
-    let object = snapshot.find(&this.value).ok_or_else(|| Fault::not_found(this))?;
+    let object = snapshot
+        .find(&this.value)
+        .ok_or_else(|| Fault::not_found(this))?;
     let (parent, list) = parent(object).ok_or_else(Fault::not_supported)?;
     if let Some(other) = snapshot.child(&parent.value, list, name)
         && other.moref != *this
@@ -55,7 +62,11 @@ fn rename(world: &World, this: &Moref, name: &str) -> Outcome<()> {
         return Err(Fault::duplicate_name(name, &other.moref));
     }
     world.update_index(|index| {
-        if let Some((_, entry)) = index.containers.iter_mut().find(|(id, _)| *id == this.value) {
+        if let Some((_, entry)) = index
+            .containers
+            .iter_mut()
+            .find(|(id, _)| *id == this.value)
+        {
             entry.name = name.to_owned();
         }
     });
@@ -78,7 +89,9 @@ fn destroy(world: &World, this: &Moref) -> Outcome<()> {
         return Err(Fault::not_supported());
     }
     let snapshot = world.inventory.now();
-    let object = snapshot.find(&this.value).ok_or_else(|| Fault::not_found(this))?;
+    let object = snapshot
+        .find(&this.value)
+        .ok_or_else(|| Fault::not_found(this))?;
     let (parent, list) = parent(object).ok_or_else(Fault::not_supported)?;
     if this.r#type == "Folder" && !is_empty(&snapshot, this) {
         return Err(Fault::in_use(object.text("name").unwrap_or_default()));

@@ -21,20 +21,30 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
             world.inventory.commit(|t| {
                 let filter = Prop::value(args.filter.clone());
                 t.create(moref.clone(), vec![("filter", filter)]);
-                world.events.collect(t, moref.value.clone(), args.filter.clone());
+                world
+                    .events
+                    .collect(t, moref.value.clone(), args.filter.clone());
             });
             session.add_view(moref.value.clone());
             ok(moref)
         }
         "QueryEvents" => {
             let args = call.args::<QueryEventsRequest>()?;
-            ok(world.events.query(&world.inventory.now(), args.filter.clone()))
+            ok(world
+                .events
+                .query(&world.inventory.now(), args.filter.clone()))
         }
         "SetCollectorPageSize" => {
             let size = call.args::<SetCollectorPageSizeRequest>()?.max_count;
             let size = usize::try_from(size).map_err(|_| Fault::invalid_argument("maxCount"))?;
-            let found = world.inventory.commit(|t| world.events.set_page(t, id, size));
-            if found { ok(()) } else { Err(Fault::not_found(call.this)) }
+            let found = world
+                .inventory
+                .commit(|t| world.events.set_page(t, id, size));
+            if found {
+                ok(())
+            } else {
+                Err(Fault::not_found(call.this))
+            }
         }
         "ReadNextEvents" => {
             let count = call.args::<ReadNextEventsRequest>()?.max_count;

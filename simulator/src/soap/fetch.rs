@@ -28,7 +28,11 @@ pub(super) fn answer(
                     value.write_any(out, "returnval");
                 }
             });
-            Answer::Reply { fault: false, body, cookie: None }
+            Answer::Reply {
+                fault: false,
+                body,
+                cookie: None,
+            }
         }
         Err(error) => fault(&error, version),
     }
@@ -41,10 +45,15 @@ fn read(
     body: &[u8],
     version: Version,
 ) -> Outcome<Option<vmomi::Any>> {
-    let session = http.session.as_deref().and_then(|key| world.sessions.call(key));
+    let session = http
+        .session
+        .as_deref()
+        .and_then(|key| world.sessions.call(key));
     let session = session.ok_or_else(|| Fault::not_authenticated(this, "System.View"))?;
     let snapshot = world.inventory.now();
-    let object = snapshot.find(&this.value).ok_or_else(|| Fault::not_found(this))?;
+    let object = snapshot
+        .find(&this.value)
+        .ok_or_else(|| Fault::not_found(this))?;
     let name = property(body).ok_or_else(|| Fault::plain("InvalidRequest"))?;
     let reader = pc::Reader {
         version,
@@ -75,7 +84,8 @@ mod tests {
 
     #[test]
     fn the_property_is_found_whatever_its_prefix() {
-        let body = br#"<E><Header><x>y</x></Header><Body><a:Fetch xmlns:a="urn:vim25"><a:_this>x</a:_this>
+        let body =
+            br#"<E><Header><x>y</x></Header><Body><a:Fetch xmlns:a="urn:vim25"><a:_this>x</a:_this>
             <a:prop>name</a:prop></a:Fetch></Body></E>"#;
         assert_eq!(property(body), Some("name".to_owned()));
         assert_eq!(property(b"<E/>"), None);

@@ -32,7 +32,11 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
     match call.method {
         "MakeDirectory" => {
             let args = call.args::<MakeDirectoryRequest>()?;
-            make_directory(world, &args.name, args.create_parent_directories == Some(true))?;
+            make_directory(
+                world,
+                &args.name,
+                args.create_parent_directories == Some(true),
+            )?;
             ok(())
         }
         "DeleteDatastoreFile_Task" => {
@@ -107,7 +111,10 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
             })
         }
         "RefreshDatastore" | "RefreshDatastoreStorageInfo" => {
-            let found = world.datastores.values().find(|s| s.moid == call.this.value);
+            let found = world
+                .datastores
+                .values()
+                .find(|s| s.moid == call.this.value);
             let store = found.ok_or_else(|| Fault::not_found(call.this))?;
             let (summary, info) = model::describe(store);
             world.inventory.commit(|t| {
@@ -185,11 +192,7 @@ fn disks(call: &Call<'_>) -> Reply {
     }
 }
 
-fn both(
-    world: &World,
-    from: &str,
-    to: &str,
-) -> Outcome<(std::path::PathBuf, std::path::PathBuf)> {
+fn both(world: &World, from: &str, to: &str) -> Outcome<(std::path::PathBuf, std::path::PathBuf)> {
     Ok((world.real(from)?, world.real(to)?))
 }
 
@@ -214,8 +217,11 @@ fn make_directory(world: &World, name: &str, parents: bool) -> Outcome<()> {
     if real.exists() {
         return Err(Fault::file_exists(name));
     }
-    let made =
-        if parents { std::fs::create_dir_all(&real) } else { std::fs::create_dir(&real) };
+    let made = if parents {
+        std::fs::create_dir_all(&real)
+    } else {
+        std::fs::create_dir(&real)
+    };
     made.map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Fault::file_not_found(name),
         _ => Fault::cannot_create(name, e),
@@ -232,7 +238,9 @@ fn delete(world: &World, name: &str) -> Outcome<()> {
 
 /// Says whether a file is an extent, which belongs to a descriptor and is not shown by itself.
 fn is_extent(name: &str) -> bool {
-    ["-flat.vmdk", "-delta.vmdk", "-sesparse.vmdk"].iter().any(|s| name.ends_with(s))
+    ["-flat.vmdk", "-delta.vmdk", "-sesparse.vmdk"]
+        .iter()
+        .any(|s| name.ends_with(s))
 }
 
 fn search(
@@ -308,9 +316,9 @@ fn describe(
     let meta = std::fs::metadata(path).ok()?;
     let details = spec.and_then(|s| s.details.clone()).unwrap_or_default();
     let file_size = details.file_size.then(|| {
-        let flat = name
-            .strip_suffix(".vmdk")
-            .and_then(|stem| std::fs::metadata(path.with_file_name(format!("{stem}-flat.vmdk"))).ok());
+        let flat = name.strip_suffix(".vmdk").and_then(|stem| {
+            std::fs::metadata(path.with_file_name(format!("{stem}-flat.vmdk"))).ok()
+        });
         let used = flat.as_ref().map_or(meta.len(), |m| m.blocks() * 512);
         i64::try_from(used).unwrap_or(i64::MAX)
     });
@@ -320,10 +328,19 @@ fn describe(
     let owner = details.file_owner.then(|| "root".to_owned());
     macro_rules! info {
         ($kind:ident) => {
-            $kind { path: name, file_size, modification, owner, ..Default::default() }.into()
+            $kind {
+                path: name,
+                file_size,
+                modification,
+                owner,
+                ..Default::default()
+            }
+            .into()
         };
     }
-    let extension = Path::new(&name).extension().map(|e| e.to_string_lossy().to_lowercase());
+    let extension = Path::new(&name)
+        .extension()
+        .map(|e| e.to_string_lossy().to_lowercase());
     Some(match extension.as_deref() {
         _ if !details.file_type && !meta.is_dir() => info!(FileInfo),
         _ if meta.is_dir() => info!(FolderFileInfo),

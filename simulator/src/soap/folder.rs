@@ -24,14 +24,18 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
             let home = create::home(world, call.this, Some(&args.pool), args.host.as_ref())?;
             let task = call.task();
             let moref = task.moref();
-            tokio::spawn(create::create(world.clone(), args.config.clone(), home, task));
+            tokio::spawn(create::create(
+                world.clone(),
+                args.config.clone(),
+                home,
+                task,
+            ));
             ok(moref)
         }
         "RegisterVM_Task" => {
             let args = call.args::<RegisterVMRequest>()?;
             holds(call, "VirtualMachine")?;
-            let home =
-                create::home(world, call.this, args.pool.as_ref(), args.host.as_ref())?;
+            let home = create::home(world, call.this, args.pool.as_ref(), args.host.as_ref())?;
             let vmx = world.path(&args.path)?;
             let task = call.task();
             let moref = task.moref();
@@ -41,12 +45,15 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
         }
         "MoveIntoFolder_Task" => {
             let args = call.args::<MoveIntoFolderRequest>()?;
-            let [only] = &args.list[..] else { return Err(Fault::not_supported()) };
+            let [only] = &args.list[..] else {
+                return Err(Fault::not_supported());
+            };
             let vm = world.vm(only)?;
             holds(call, "VirtualMachine")?;
             let task = call.task();
             let moref = task.moref();
-            vm.address.tell(Message::Move(Place::Folder(call.this.clone()), task));
+            vm.address
+                .tell(Message::Move(Place::Folder(call.this.clone()), task));
             ok(moref)
         }
         "PowerOnMultiVM_Task" => power_on_many(call).await,
@@ -57,8 +64,14 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
 /// Says whether the folder may hold objects of this type.
 fn holds(call: &Call<'_>, r#type: &str) -> Outcome<()> {
     let snapshot = call.world.inventory.now();
-    let folder = snapshot.find(&call.this.value).ok_or_else(|| Fault::not_found(call.this))?;
-    if child_types(folder).iter().any(|t| t == r#type) { Ok(()) } else { Err(Fault::not_supported()) }
+    let folder = snapshot
+        .find(&call.this.value)
+        .ok_or_else(|| Fault::not_found(call.this))?;
+    if child_types(folder).iter().any(|t| t == r#type) {
+        Ok(())
+    } else {
+        Err(Fault::not_supported())
+    }
 }
 
 fn child_types(folder: &Object) -> Vec<String> {
@@ -82,7 +95,10 @@ fn create_folder(call: &Call<'_>) -> Outcome<Moref> {
     if let Some(other) = snapshot.child(&call.this.value, "childEntity", name) {
         return Err(Fault::duplicate_name(name, &other.moref));
     }
-    let types = snapshot.find(&call.this.value).map(|o| child_types(o)).unwrap_or_default();
+    let types = snapshot
+        .find(&call.this.value)
+        .map(|o| child_types(o))
+        .unwrap_or_default();
     let moref = Moref::new("Folder", world.new_moid("group-v"));
     add_folder(world, &moref, name, call.this, &types);
     world.update_index(|index| {
@@ -137,7 +153,10 @@ async fn power_on_many(call: &Call<'_>) -> Reply {
         });
         entry.address.tell(Message::PowerOn(own));
     }
-    let result = ClusterPowerOnVmResult { attempted, ..Default::default() };
+    let result = ClusterPowerOnVmResult {
+        attempted,
+        ..Default::default()
+    };
     task.end(Ok(Some(Any::from(result))));
     ok(moref)
 }

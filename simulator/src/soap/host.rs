@@ -20,7 +20,8 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
             if taken || args.vswitch_name == "vSwitch0" {
                 return Err(Fault::plain("AlreadyExists"));
             }
-            call.world.update_index(|i| i.switches.push(args.vswitch_name.clone()));
+            call.world
+                .update_index(|i| i.switches.push(args.vswitch_name.clone()));
             refresh(call)?;
             ok(())
         }
@@ -31,12 +32,16 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
             }
             let used = {
                 let index = lock(call);
-                index.portgroups.iter().any(|(_, _, switch, _)| switch == name)
+                index
+                    .portgroups
+                    .iter()
+                    .any(|(_, _, switch, _)| switch == name)
             };
             if used {
                 return Err(Fault::in_use(name));
             }
-            call.world.update_index(|i| i.switches.retain(|s| s != name));
+            call.world
+                .update_index(|i| i.switches.retain(|s| s != name));
             refresh(call)?;
             ok(())
         }
@@ -48,8 +53,12 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
             remove_portgroup(call)?;
             ok(())
         }
-        "RefreshNetworkSystem" | "RefreshFirewall" | "RefreshStorageSystem" | "RescanAllHba"
-        | "RescanVmfs" | "RefreshServices" => ok(()),
+        "RefreshNetworkSystem"
+        | "RefreshFirewall"
+        | "RefreshStorageSystem"
+        | "RescanAllHba"
+        | "RescanVmfs"
+        | "RefreshServices" => ok(()),
         "EnableRuleset" => ruleset(call, &call.args::<EnableRulesetRequest>()?.id, true),
         "DisableRuleset" => ruleset(call, &call.args::<DisableRulesetRequest>()?.id, false),
         "QueryDateTime" => ok(now()),
@@ -59,7 +68,10 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
 }
 
 fn lock<'a>(call: &Call<'a>) -> std::sync::MutexGuard<'a, crate::state::Index> {
-    call.world.index.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    call.world
+        .index
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn switches(call: &Call<'_>) -> Vec<String> {
@@ -71,7 +83,10 @@ fn host(call: &Call<'_>) -> Outcome<Moref> {
     let snapshot = call.world.inventory.now();
     let id = &call.this.value;
     let host = id.split_once('-').map_or("ha-host", |(_, host)| host);
-    snapshot.find(host).map(|o| o.moref.clone()).ok_or_else(|| Fault::not_found(call.this))
+    snapshot
+        .find(host)
+        .map(|o| o.moref.clone())
+        .ok_or_else(|| Fault::not_found(call.this))
 }
 
 /// Writes the host's networks anew.
@@ -113,11 +128,22 @@ fn add_portgroup(call: &Call<'_>) -> Outcome<()> {
         format!("HaNetwork-{}", spec.name)
     };
     world.update_index(|index| {
-        let entry =
-            (moid.clone(), spec.name.clone(), spec.vswitch_name.clone(), spec.vlan_id);
+        let entry = (
+            moid.clone(),
+            spec.name.clone(),
+            spec.vswitch_name.clone(),
+            spec.vlan_id,
+        );
         index.portgroups.push(entry);
     });
-    place_portgroup(call.world, &host, &moid, &spec.name, &spec.vswitch_name, spec.vlan_id)?;
+    place_portgroup(
+        call.world,
+        &host,
+        &moid,
+        &spec.name,
+        &spec.vswitch_name,
+        spec.vlan_id,
+    )?;
     refresh(call)
 }
 
@@ -131,13 +157,16 @@ pub(crate) fn place_portgroup(
     vlan: i32,
 ) -> Outcome<()> {
     let snapshot = world.inventory.now();
-    let datacenter =
-        world.datacenter_of(&snapshot, &host.value).ok_or_else(|| Fault::not_found(host))?;
+    let datacenter = world
+        .datacenter_of(&snapshot, &host.value)
+        .ok_or_else(|| Fault::not_found(host))?;
     let folder = snapshot
         .find(&datacenter.value)
         .and_then(|dc| dc.reference("networkFolder").cloned())
         .ok_or_else(|| Fault::not_found(&datacenter))?;
-    let compute = snapshot.find(&host.value).and_then(|h| h.reference("parent").cloned());
+    let compute = snapshot
+        .find(&host.value)
+        .and_then(|h| h.reference("parent").cloned());
     world.inventory.commit(|t| {
         let moref = if t.snapshot().find(moid).is_some() {
             Moref::new("Network", moid)
@@ -146,7 +175,10 @@ pub(crate) fn place_portgroup(
         };
         t.set(moid, ".switch", switch);
         t.set(moid, ".vlan", vlan.to_string());
-        for owner in [Some(host), compute.as_ref(), Some(&datacenter)].into_iter().flatten() {
+        for owner in [Some(host), compute.as_ref(), Some(&datacenter)]
+            .into_iter()
+            .flatten()
+        {
             t.add_ref(&owner.value, "network", &moref);
         }
         t.add_ref(moid, "host", host);
@@ -161,17 +193,27 @@ fn remove_portgroup(call: &Call<'_>) -> Outcome<()> {
     let snapshot = world.inventory.now();
     let made = {
         let index = lock(call);
-        index.portgroups.iter().find(|(_, n, _, _)| n == name).map(|(id, ..)| id.clone())
+        index
+            .portgroups
+            .iter()
+            .find(|(_, n, _, _)| n == name)
+            .map(|(id, ..)| id.clone())
     };
     let moid = made.ok_or_else(|| Fault::plain("NotFound"))?;
-    let object = snapshot.find(&moid).ok_or_else(|| Fault::plain("NotFound"))?;
+    let object = snapshot
+        .find(&moid)
+        .ok_or_else(|| Fault::plain("NotFound"))?;
     if object.refs("vm").is_some_and(|vms| vms.len() > 0) {
         return Err(Fault::in_use(name));
     }
     world.update_index(|index| index.portgroups.retain(|(id, ..)| *id != moid));
     world.inventory.commit(|t| {
         let mut owners = vec![host.clone()];
-        owners.extend(snapshot.find(&host.value).and_then(|h| h.reference("parent").cloned()));
+        owners.extend(
+            snapshot
+                .find(&host.value)
+                .and_then(|h| h.reference("parent").cloned()),
+        );
         owners.extend(world.datacenter_of(&snapshot, &host.value));
         for owner in &owners {
             t.remove_ref(&owner.value, "network", &moid);
@@ -186,13 +228,17 @@ fn remove_portgroup(call: &Call<'_>) -> Outcome<()> {
 
 fn ruleset(call: &Call<'_>, key: &str, enabled: bool) -> Reply {
     let snapshot = call.world.inventory.now();
-    let info = snapshot.find(&call.this.value).and_then(|o| match o.props.get("firewallInfo")? {
-        Prop::Value(any) => any.as_data::<HostFirewallInfo>().cloned(),
-        Prop::Refs(_) => None,
-    });
+    let info = snapshot
+        .find(&call.this.value)
+        .and_then(|o| match o.props.get("firewallInfo")? {
+            Prop::Value(any) => any.as_data::<HostFirewallInfo>().cloned(),
+            Prop::Refs(_) => None,
+        });
     let mut info = info.ok_or_else(|| Fault::not_found(call.this))?;
     let set = info.ruleset.iter_mut().find(|r| r.key == key);
     set.ok_or_else(|| Fault::plain("NotFound"))?.enabled = enabled;
-    call.world.inventory.commit(|t| t.set(&call.this.value, "firewallInfo", info));
+    call.world
+        .inventory
+        .commit(|t| t.set(&call.this.value, "firewallInfo", info));
     ok(())
 }

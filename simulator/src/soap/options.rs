@@ -37,7 +37,9 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
                     None => all.push(change.clone()),
                 }
             }
-            call.world.inventory.commit(|t| t.set(&call.this.value, "setting", all));
+            call.world
+                .inventory
+                .commit(|t| t.set(&call.this.value, "setting", all));
             ok(())
         }
         "QueryAssignedLicenses" => {
@@ -58,11 +60,15 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
 
 fn settings(call: &Call<'_>) -> Outcome<Vec<OptionValue>> {
     let snapshot = call.world.inventory.now();
-    let object = snapshot.find(&call.this.value).ok_or_else(|| Fault::not_found(call.this))?;
+    let object = snapshot
+        .find(&call.this.value)
+        .ok_or_else(|| Fault::not_found(call.this))?;
     match object.props.get("setting") {
-        Some(Prop::Value(any)) => {
-            any.as_ref().clone().into_vec().map_err(|e| Fault::system(e.to_string()))
-        }
+        Some(Prop::Value(any)) => any
+            .as_ref()
+            .clone()
+            .into_vec()
+            .map_err(|e| Fault::system(e.to_string())),
         _ => Ok(Vec::new()),
     }
 }

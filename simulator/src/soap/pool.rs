@@ -1,12 +1,12 @@
 //! `ResourcePool`, `ComputeResource` and `ClusterComputeResource`.
 
 use vmomi::ManagedObjectReference as Moref;
+use vmomi::types::ArrayUpdateOperation;
 use vmomi::types::{
     ClusterConfigInfoEx, ClusterConfigSpecEx, ComputeResourceConfigInfo, CreateResourcePoolRequest,
     MoveIntoResourcePoolRequest, ReconfigureComputeResourceRequest, ResourceConfigSpec,
     ResourcePoolSummary, UpdateConfigRequest,
 };
-use vmomi::types::ArrayUpdateOperation;
 
 use super::{Call, Reply, entity, ok};
 use crate::fault::{Fault, Outcome};
@@ -43,7 +43,8 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
             for moref in &args.list {
                 let vm = world.vm(moref)?;
                 let task = Task::begin(world, "MoveIntoResourcePool", moref, call.user(), None);
-                vm.address.tell(Message::Move(Place::Pool(call.this.clone()), task));
+                vm.address
+                    .tell(Message::Move(Place::Pool(call.this.clone()), task));
             }
             ok(())
         }
@@ -52,7 +53,9 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
             let args = call.args::<ReconfigureComputeResourceRequest>()?;
             let task = call.task();
             let moref = task.moref();
-            let result = task.check().and_then(|()| reconfigure(world, call.this, args));
+            let result = task
+                .check()
+                .and_then(|()| reconfigure(world, call.this, args));
             task.end(result.map(|()| None));
             ok(moref)
         }
@@ -93,7 +96,9 @@ pub(crate) fn add_pool(
     mut config: ResourceConfigSpec,
 ) {
     let snapshot = world.inventory.now();
-    let owner = snapshot.find(&parent.value).and_then(|p| p.reference("owner").cloned());
+    let owner = snapshot
+        .find(&parent.value)
+        .and_then(|p| p.reference("owner").cloned());
     config.entity = Some(moref.clone());
     let mut props = pool_props(name, &owner.unwrap_or_default(), config);
     props.extend(entity_props(name, Some(parent)));
@@ -105,8 +110,13 @@ pub(crate) fn add_pool(
 
 fn update(world: &World, this: &Moref, args: &UpdateConfigRequest) -> Outcome<()> {
     let snapshot = world.inventory.now();
-    let object = snapshot.find(&this.value).ok_or_else(|| Fault::not_found(this))?;
-    let name = args.name.clone().or_else(|| object.text("name").map(str::to_owned));
+    let object = snapshot
+        .find(&this.value)
+        .ok_or_else(|| Fault::not_found(this))?;
+    let name = args
+        .name
+        .clone()
+        .or_else(|| object.text("name").map(str::to_owned));
     let config = args.config.clone();
     let summary = match object.props.get("summary") {
         Some(Prop::Value(any)) => any.as_data::<ResourcePoolSummary>().cloned(),
@@ -134,7 +144,9 @@ fn reconfigure(
     args: &ReconfigureComputeResourceRequest,
 ) -> Outcome<()> {
     let snapshot = world.inventory.now();
-    let object = snapshot.find(&this.value).ok_or_else(|| Fault::not_found(this))?;
+    let object = snapshot
+        .find(&this.value)
+        .ok_or_else(|| Fault::not_found(this))?;
     let Some(Prop::Value(any)) = object.props.get("configurationEx") else {
         return Err(Fault::not_supported());
     };
@@ -145,11 +157,15 @@ fn reconfigure(
         if let Some(placement) = args.spec.vm_swap_placement() {
             config.vm_swap_placement = placement.clone();
         }
-        world.inventory.commit(|t| t.set(&this.value, "configurationEx", config));
+        world
+            .inventory
+            .commit(|t| t.set(&this.value, "configurationEx", config));
         return Ok(());
     };
-    let mut config =
-        any.as_data::<ClusterConfigInfoEx>().cloned().ok_or_else(Fault::not_supported)?;
+    let mut config = any
+        .as_data::<ClusterConfigInfoEx>()
+        .cloned()
+        .ok_or_else(Fault::not_supported)?;
     if let Some(drs) = &spec.drs_config {
         if drs.enabled.is_some() {
             config.drs_config.enabled = drs.enabled;
@@ -181,6 +197,8 @@ fn reconfigure(
             _ => return Err(Fault::invalid_argument("groupSpec")),
         }
     }
-    world.inventory.commit(|t| t.set(&this.value, "configurationEx", config));
+    world
+        .inventory
+        .commit(|t| t.set(&this.value, "configurationEx", config));
     Ok(())
 }

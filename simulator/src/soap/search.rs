@@ -33,7 +33,9 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
         "FindByUuid" => {
             let args = call.args::<FindByUuidRequest>()?;
             let all = by_uuid(&snapshot, &args.uuid, args.vm_search, args.instance_uuid);
-            ok(within(&snapshot, all, args.datacenter.as_ref()).into_iter().next())
+            ok(within(&snapshot, all, args.datacenter.as_ref())
+                .into_iter()
+                .next())
         }
         "FindAllByUuid" => {
             let args = call.args::<FindAllByUuidRequest>()?;
@@ -46,12 +48,16 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
             let all = vms(&snapshot, |o| {
                 config(o).is_some_and(|c| c.files.vm_path_name.as_deref() == Some(&path))
             });
-            ok(within(&snapshot, all, Some(&args.datacenter)).into_iter().next())
+            ok(within(&snapshot, all, Some(&args.datacenter))
+                .into_iter()
+                .next())
         }
         "FindByIp" => {
             let args = call.args::<FindByIpRequest>()?;
             let all = vms(&snapshot, |o| has_address(o, &args.ip));
-            ok(within(&snapshot, all, args.datacenter.as_ref()).into_iter().next())
+            ok(within(&snapshot, all, args.datacenter.as_ref())
+                .into_iter()
+                .next())
         }
         "FindAllByIp" => {
             let args = call.args::<FindAllByIpRequest>()?;
@@ -61,7 +67,9 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
         "FindByDnsName" => {
             let args = call.args::<FindByDnsNameRequest>()?;
             let all = vms(&snapshot, |o| has_name(o, &args.dns_name));
-            ok(within(&snapshot, all, args.datacenter.as_ref()).into_iter().next())
+            ok(within(&snapshot, all, args.datacenter.as_ref())
+                .into_iter()
+                .next())
         }
         "FindAllByDnsName" => {
             let args = call.args::<FindAllByDnsNameRequest>()?;
@@ -89,7 +97,9 @@ fn guest(object: &Object) -> Option<&GuestInfo> {
 fn has_address(object: &Object, address: &str) -> bool {
     guest(object).is_some_and(|g| {
         g.ip_address.as_deref() == Some(address)
-            || g.net.iter().any(|n| n.ip_address.iter().any(|a| a == address))
+            || g.net
+                .iter()
+                .any(|n| n.ip_address.iter().any(|a| a == address))
     })
 }
 
@@ -107,12 +117,7 @@ fn vms(snapshot: &Snapshot, wanted: impl Fn(&Object) -> bool) -> Vec<Arc<Object>
     found
 }
 
-fn by_uuid(
-    snapshot: &Snapshot,
-    uuid: &str,
-    vm: bool,
-    instance: Option<bool>,
-) -> Vec<Arc<Object>> {
+fn by_uuid(snapshot: &Snapshot, uuid: &str, vm: bool, instance: Option<bool>) -> Vec<Arc<Object>> {
     let same = |other: &str| other.eq_ignore_ascii_case(uuid);
     if vm {
         return vms(snapshot, |o| {
@@ -138,11 +143,7 @@ fn by_uuid(
     found
 }
 
-fn within(
-    snapshot: &Snapshot,
-    found: Vec<Arc<Object>>,
-    datacenter: Option<&Moref>,
-) -> Vec<Moref> {
+fn within(snapshot: &Snapshot, found: Vec<Arc<Object>>, datacenter: Option<&Moref>) -> Vec<Moref> {
     found
         .into_iter()
         .filter(|o| datacenter.is_none_or(|dc| snapshot.lies_in(o, &dc.value)))

@@ -11,7 +11,9 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
     match call.method {
         "RetrieveServiceContent" => {
             let snapshot = call.world.inventory.now();
-            let content = snapshot.find("ServiceInstance").and_then(|o| o.props.get("content"));
+            let content = snapshot
+                .find("ServiceInstance")
+                .and_then(|o| o.props.get("content"));
             let content = match content {
                 Some(Prop::Value(any)) => any.as_data::<ServiceContent>().cloned(),
                 _ => None,

@@ -18,12 +18,21 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
         }
         "SessionIsActive" => {
             let args = call.args::<SessionIsActiveRequest>()?;
-            ok(call.world.sessions.list().iter().any(|s| s.key == args.session_id))
+            ok(call
+                .world
+                .sessions
+                .list()
+                .iter()
+                .any(|s| s.key == args.session_id))
         }
         "TerminateSession" => {
             let args = call.args::<TerminateSessionRequest>()?;
             for id in &args.session_id {
-                let key = call.world.sessions.key_of(id).ok_or_else(|| Fault::plain("NotFound"))?;
+                let key = call
+                    .world
+                    .sessions
+                    .key_of(id)
+                    .ok_or_else(|| Fault::plain("NotFound"))?;
                 close(call, &key)?;
             }
             ok(())
@@ -46,7 +55,10 @@ fn login(call: &Call<'_>) -> Reply {
         clear(call, &expired);
     }
     let locale = args.locale.as_deref().unwrap_or("en");
-    let session = call.world.sessions.open(&args.user_name, locale, call.agent);
+    let session = call
+        .world
+        .sessions
+        .open(&args.user_name, locale, call.agent);
     if let Ok(mut opened) = call.opened.lock() {
         *opened = Some(session.key.clone());
     }
@@ -54,7 +66,11 @@ fn login(call: &Call<'_>) -> Reply {
 }
 
 fn close(call: &Call<'_>, key: &str) -> Outcome<()> {
-    let session = call.world.sessions.close(key).ok_or_else(|| Fault::plain("NotFound"))?;
+    let session = call
+        .world
+        .sessions
+        .close(key)
+        .ok_or_else(|| Fault::plain("NotFound"))?;
     clear(call, &session);
     Ok(())
 }
@@ -63,6 +79,8 @@ fn close(call: &Call<'_>, key: &str) -> Outcome<()> {
 fn clear(call: &Call<'_>, session: &Arc<Session>) {
     let views = session.views();
     if !views.is_empty() {
-        call.world.inventory.commit(|t| views.iter().for_each(|view| t.remove(view)));
+        call.world
+            .inventory
+            .commit(|t| views.iter().for_each(|view| t.remove(view)));
     }
 }

@@ -2,8 +2,7 @@
 
 use vmomi::ManagedObjectReference as Moref;
 use vmomi::types::{
-    CreateContainerViewRequest, CreateListViewRequest, ModifyListViewRequest,
-    ResetListViewRequest,
+    CreateContainerViewRequest, CreateListViewRequest, ModifyListViewRequest, ResetListViewRequest,
 };
 
 use super::{Call, Reply, ok};

@@ -49,5 +49,8 @@ async fn ask<T: Send + 'static>(
     message: impl FnOnce(ractor::RpcReplyPort<T>) -> Message,
 ) -> Outcome<T> {
     let vm = call.world.vm(call.this)?;
-    vm.address.ask(PATIENCE, message).await.map_err(|e| Fault::system(e.to_string()))
+    vm.address
+        .ask(PATIENCE, message)
+        .await
+        .map_err(|e| Fault::system(e.to_string()))
 }

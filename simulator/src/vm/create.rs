@@ -38,7 +38,10 @@ pub(crate) fn home(
 ) -> Outcome<Home> {
     let snapshot = world.inventory.now();
     let known = |moref: &Moref| {
-        snapshot.find(&moref.value).map(|o| o.moref.clone()).ok_or_else(|| Fault::not_found(moref))
+        snapshot
+            .find(&moref.value)
+            .map(|o| o.moref.clone())
+            .ok_or_else(|| Fault::not_found(moref))
     };
     let host = match host {
         Some(host) => known(host)?,
@@ -55,14 +58,20 @@ pub(crate) fn home(
             .and_then(|c| c.reference("resourcePool").cloned())
             .ok_or_else(|| Fault::invalid_argument("pool"))?,
     };
-    Ok(Home { folder: known(folder)?, pool, host })
+    Ok(Home {
+        folder: known(folder)?,
+        pool,
+        host,
+    })
 }
 
 /// The host of a pool that has the fewest VMs.
 fn least_loaded(snapshot: &Snapshot, pool: &Moref) -> Option<Moref> {
     let owner = snapshot.find(&pool.value)?.reference("owner")?;
     let hosts = snapshot.children(&owner.value, "host");
-    let host = hosts.into_iter().min_by_key(|h| h.refs("vm").map_or(0, |vms| vms.len()))?;
+    let host = hosts
+        .into_iter()
+        .min_by_key(|h| h.refs("vm").map_or(0, |vms| vms.len()))?;
     Some(host.moref.clone())
 }
 
@@ -90,7 +99,11 @@ async fn try_create(
 ) -> Outcome<Record> {
     let name = spec.name.clone().unwrap_or_default();
     check_name(world, &home.folder, &name)?;
-    let wanted = spec.files.as_ref().and_then(|f| f.vm_path_name.clone()).unwrap_or_default();
+    let wanted = spec
+        .files
+        .as_ref()
+        .and_then(|f| f.vm_path_name.clone())
+        .unwrap_or_default();
     let wanted = world.path(&wanted)?;
     if !world.datastores.contains_key(&wanted.datastore) {
         return Err(Fault::datastore(&wanted.datastore));
@@ -139,10 +152,20 @@ fn make_directory(
         return Ok((wanted.clone(), new));
     }
     // A slash cannot be part of a file's name, nor can a name hide.
-    let stem: String =
-        name.chars().map(|c| if matches!(c, '/' | '\0') { '_' } else { c }).collect();
-    let stem = if stem.starts_with('.') { format!("_{stem}") } else { stem };
-    let base = if wanted.path.is_empty() { wanted.join(&stem) } else { wanted.clone() };
+    let stem: String = name
+        .chars()
+        .map(|c| if matches!(c, '/' | '\0') { '_' } else { c })
+        .collect();
+    let stem = if stem.starts_with('.') {
+        format!("_{stem}")
+    } else {
+        stem
+    };
+    let base = if wanted.path.is_empty() {
+        wanted.join(&stem)
+    } else {
+        wanted.clone()
+    };
     for number in 0..1000 {
         let dir = if number == 0 {
             base.clone()
@@ -211,7 +234,10 @@ async fn try_register(
         record.config.name = name;
     }
     check_name(world, &record.folder, record.name())?;
-    world.names.reserve(&record.folder.value, record.name(), &moref)?.keep();
+    world
+        .names
+        .reserve(&record.folder.value, record.name(), &moref)?
+        .keep();
     Ok(record)
 }
 
@@ -230,10 +256,14 @@ async fn publish(world: &Arc<World>, record: Record, task: Task, created: bool) 
         let place = Place::of(world, t.snapshot(), &moref, &name);
         if created {
             let event = VmCreatedEvent::default();
-            world.events.post(world, t, place, event.into(), format!("Created {name}"));
+            world
+                .events
+                .post(world, t, place, event.into(), format!("Created {name}"));
         } else {
             let event = VmRegisteredEvent::default();
-            world.events.post(world, t, place, event.into(), format!("Registered {name}"));
+            world
+                .events
+                .post(world, t, place, event.into(), format!("Registered {name}"));
         }
         task.end_in(t, Ok(Some(Any::from(moref.clone()))));
     });
@@ -257,7 +287,11 @@ pub(crate) async fn restore(world: &Arc<World>) {
     };
     for (moid, entry) in known {
         if let Err(fault) = restore_one(world, &moid, &entry).await {
-            tracing::warn!(vmx = entry.vmx, why = fault.message, "a VM cannot be registered again");
+            tracing::warn!(
+                vmx = entry.vmx,
+                why = fault.message,
+                "a VM cannot be registered again"
+            );
             world.update_index(|index| {
                 index.vms.remove(&moid);
             });
@@ -290,7 +324,10 @@ async fn restore_one(world: &Arc<World>, moid: &str, entry: &IndexEntry) -> Outc
     if record.runtime.power_state != VirtualMachinePowerState::Suspended {
         record.runtime.power_state = VirtualMachinePowerState::PoweredOff;
     }
-    world.names.reserve(&record.folder.value, record.name(), &moref)?.keep();
+    world
+        .names
+        .reserve(&record.folder.value, record.name(), &moref)?
+        .keep();
     world.inventory.commit(|t| record.register(world, t));
     super::spawn(world, record).await.map(drop)
 }

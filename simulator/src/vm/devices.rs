@@ -172,7 +172,10 @@ pub(crate) trait Fields {
 impl<B> Fields for Poly<B> {
     fn field_i32(&self, name: &str) -> Option<i32> {
         let value = self.data().named(name)?;
-        value.as_type::<i32>().copied().or_else(|| *value.as_type::<Option<i32>>()?)
+        value
+            .as_type::<i32>()
+            .copied()
+            .or_else(|| *value.as_type::<Option<i32>>()?)
     }
 
     fn field_str(&self, name: &str) -> Option<&str> {
@@ -219,7 +222,8 @@ pub(crate) fn place(
             let wanted = device.field_i32("busNumber").unwrap_or(0);
             let taken = |n: i32| devices.iter().any(|d| *d.key() == SCSI + n);
             let number = if taken(wanted) {
-                first_free(devices, SCSI, 4).ok_or_else(|| wrong("deviceChange.device.busNumber"))?
+                first_free(devices, SCSI, 4)
+                    .ok_or_else(|| wrong("deviceChange.device.busNumber"))?
             } else {
                 wanted
             };
@@ -250,23 +254,32 @@ pub(crate) fn place(
             let number =
                 first_free(devices, base, 4).ok_or_else(|| wrong("deviceChange.device"))?;
             identify(device, base + number, Some(PCI), None);
-            *device.device_info_mut() =
-                label(format!("Controller {number}"), format!("Controller {number}"));
+            *device.device_info_mut() = label(
+                format!("Controller {number}"),
+                format!("Controller {number}"),
+            );
         }
         Kind::Disk => {
-            let controller =
-                device.controller_key().ok_or_else(|| wrong("deviceChange.device.controllerKey"))?;
+            let controller = device
+                .controller_key()
+                .ok_or_else(|| wrong("deviceChange.device.controllerKey"))?;
             let bus = bus(devices, controller)
                 .ok_or_else(|| wrong("deviceChange.device.controllerKey"))?;
             let unit = free_unit(devices, device, controller, SCSI_UNITS, Some(7))
                 .ok_or_else(|| wrong("deviceChange.device.unitNumber"))?;
-            identify(device, 2000 + bus * SCSI_UNITS + unit, Some(controller), Some(unit));
+            identify(
+                device,
+                2000 + bus * SCSI_UNITS + unit,
+                Some(controller),
+                Some(unit),
+            );
             let kb = device.get::<VirtualDisk>().map_or(0, |d| d.capacity_in_kb);
-            *device.device_info_mut() =
-                label(disk_label(devices), format!("{} KB", thousands(kb)));
+            *device.device_info_mut() = label(disk_label(devices), format!("{} KB", thousands(kb)));
         }
         Kind::Cdrom => {
-            let controller = device.controller_key().filter(|k| bus(devices, *k).is_some());
+            let controller = device
+                .controller_key()
+                .filter(|k| bus(devices, *k).is_some());
             let controller =
                 controller.ok_or_else(|| wrong("deviceChange.device.controllerKey"))?;
             let bus = bus(devices, controller).unwrap_or(0);
@@ -279,17 +292,16 @@ pub(crate) fn place(
             connectable(device);
         }
         Kind::Nic => {
-            let number = first_free(devices, 4000, 10)
-                .ok_or_else(|| wrong("deviceChange.device"))?;
+            let number =
+                first_free(devices, 4000, 10).ok_or_else(|| wrong("deviceChange.device"))?;
             identify(device, 4000 + number, Some(PCI), Some(7 + number));
             let summary = summary(device);
-            *device.device_info_mut() =
-                label(format!("Network adapter {}", number + 1), summary);
+            *device.device_info_mut() = label(format!("Network adapter {}", number + 1), summary);
             connectable(device);
         }
         Kind::Serial => {
-            let number = first_free(devices, 9000, 32)
-                .ok_or_else(|| wrong("deviceChange.device"))?;
+            let number =
+                first_free(devices, 9000, 32).ok_or_else(|| wrong("deviceChange.device"))?;
             identify(device, 9000 + number, Some(SIO), Some(number));
             let summary = summary(device);
             *device.device_info_mut() = label(format!("Serial port {}", number + 1), summary);
@@ -306,7 +318,12 @@ pub(crate) fn place(
             let number =
                 first_free(devices, base, 10).ok_or_else(|| wrong("deviceChange.device"))?;
             let controller = *device.controller_key();
-            identify(device, base + number, controller.filter(|k| *k > 0), Some(number));
+            identify(
+                device,
+                base + number,
+                controller.filter(|k| *k > 0),
+                Some(number),
+            );
             let name = device.type_name().trim_start_matches("Virtual").to_owned();
             *device.device_info_mut() = label(format!("{name} {}", number + 1), name);
         }
@@ -362,7 +379,7 @@ fn thousands(number: i64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -372,7 +389,9 @@ fn thousands(number: i64) -> String {
 
 /// What `deviceInfo.summary` says of a device.
 pub(crate) fn summary(device: &Poly<VirtualDevice>) -> String {
-    let Some(backing) = device.backing().as_ref() else { return String::new() };
+    let Some(backing) = device.backing().as_ref() else {
+        return String::new();
+    };
     if let Some(name) = backing.field_str("deviceName") {
         return name.to_owned();
     }
@@ -393,11 +412,13 @@ pub(crate) fn summary(device: &Poly<VirtualDevice>) -> String {
 
 /// Makes sure that a device that can be unplugged says so.
 fn connectable(device: &mut Poly<VirtualDevice>) {
-    let info = device.connectable_mut().get_or_insert_with(|| VirtualDeviceConnectInfo {
-        start_connected: true,
-        allow_guest_control: true,
-        ..Default::default()
-    });
+    let info = device
+        .connectable_mut()
+        .get_or_insert_with(|| VirtualDeviceConnectInfo {
+            start_connected: true,
+            allow_guest_control: true,
+            ..Default::default()
+        });
     info.connected = false;
     info.status = Some("untried".into());
 }
@@ -410,7 +431,11 @@ pub(crate) fn relist(devices: &mut [Poly<VirtualDevice>]) {
         .collect();
     for device in devices.iter_mut() {
         let key = *device.key();
-        let list = owned.iter().filter(|(c, _)| *c == key).map(|(_, d)| *d).collect();
+        let list = owned
+            .iter()
+            .filter(|(c, _)| *c == key)
+            .map(|(_, d)| *d)
+            .collect();
         set_list(device, list);
     }
 }

@@ -6,9 +6,9 @@ use vmomi::types::{
     ParaVirtualSCSIController, VirtualBusLogicController, VirtualCdrom, VirtualCdromIsoBackingInfo,
     VirtualDevice, VirtualDeviceConnectInfo, VirtualDisk, VirtualDiskFlatVer2BackingInfo,
     VirtualE1000, VirtualEthernetCardDistributedVirtualPortBackingInfo,
-    VirtualEthernetCardNetworkBackingInfo, VirtualLsiLogicController,
-    VirtualLsiLogicSASController, VirtualSCSISharing, VirtualSerialPort,
-    VirtualSerialPortFileBackingInfo, VirtualSerialPortURIBackingInfo, VirtualVmxnet3,
+    VirtualEthernetCardNetworkBackingInfo, VirtualLsiLogicController, VirtualLsiLogicSASController,
+    VirtualSCSISharing, VirtualSerialPort, VirtualSerialPortFileBackingInfo,
+    VirtualSerialPortURIBackingInfo, VirtualVmxnet3,
 };
 use vmomi::{Any, ManagedObjectReference as Moref, Poly};
 
@@ -22,15 +22,29 @@ use crate::vmx::Vmx;
 use crate::world::World;
 
 /// Prefixes of the keys that are devices, not `extraConfig`.
-const DEVICES: [&str; 8] =
-    ["scsi", "ide", "sata", "ethernet", "serial", "floppy", "pciBridge", "usb"];
+const DEVICES: [&str; 8] = [
+    "scsi",
+    "ide",
+    "sata",
+    "ethernet",
+    "serial",
+    "floppy",
+    "pciBridge",
+    "usb",
+];
 
 /// What a disk's error is to a client.
 pub(crate) fn disk_fault(file: &str, error: &vmdk::Error) -> Fault {
     match error {
         vmdk::Error::Locked { .. } => {
-            let fault = vmomi::types::FileLocked { file: file.into(), ..Default::default() };
-            Fault::new(fault, format!("Unable to access file {file} since it is locked"))
+            let fault = vmomi::types::FileLocked {
+                file: file.into(),
+                ..Default::default()
+            };
+            Fault::new(
+                fault,
+                format!("Unable to access file {file} since it is locked"),
+            )
         }
         vmdk::Error::AlreadyExists { .. } => Fault::file_exists(file),
         vmdk::Error::NotFound { .. } => Fault::file_not_found(file),
@@ -47,8 +61,12 @@ pub(crate) fn backing(
     let mut chain = vec![(path.to_string(), info.uuid.clone(), info.cid)];
     let mut parent = info.parent.clone();
     while let Some(file) = parent.take() {
-        let Ok(info) = vmdk::inspect(&file) else { break };
-        let Some(shown) = world.display(&file) else { break };
+        let Ok(info) = vmdk::inspect(&file) else {
+            break;
+        };
+        let Some(shown) = world.display(&file) else {
+            break;
+        };
         chain.push((shown.to_string(), info.uuid.clone(), info.cid));
         parent = info.parent;
         if chain.len() > 512 {
@@ -73,7 +91,11 @@ pub(crate) fn backing(
 /// Writes the file; what goes wrong is logged, since the VM itself is as it was asked to be.
 pub(super) fn save(world: &World, record: &Record) {
     if let Err(fault) = try_save(world, record) {
-        tracing::error!(vm = record.name(), why = fault.message, "cannot write the .vmx file");
+        tracing::error!(
+            vm = record.name(),
+            why = fault.message,
+            "cannot write the .vmx file"
+        );
     }
 }
 
@@ -96,7 +118,10 @@ fn write(record: &Record) -> Vmx {
         vmx.set(key, value);
     }
     vmx.set("config.version", "8");
-    vmx.set("virtualHW.version", config.version.trim_start_matches("vmx-"));
+    vmx.set(
+        "virtualHW.version",
+        config.version.trim_start_matches("vmx-"),
+    );
     vmx.set("displayName", &config.name);
     vmx.set("guestOS", &config.guest_id);
     vmx.set("uuid.bios", &config.uuid);
@@ -108,10 +133,13 @@ fn write(record: &Record) -> Vmx {
     if record.runtime.power_state == vmomi::types::VirtualMachinePowerState::Suspended {
         vmx.set_flag("checkpoint.suspended", true);
     }
-    for (key, allocation) in
-        [("sched.cpu", &config.cpu_allocation), ("sched.mem", &config.memory_allocation)]
-    {
-        let Some(allocation) = allocation else { continue };
+    for (key, allocation) in [
+        ("sched.cpu", &config.cpu_allocation),
+        ("sched.mem", &config.memory_allocation),
+    ] {
+        let Some(allocation) = allocation else {
+            continue;
+        };
         if let Some(limit) = allocation.limit.filter(|l| *l >= 0) {
             vmx.set(format!("{key}.max"), limit.to_string());
         }
@@ -131,7 +159,11 @@ fn write(record: &Record) -> Vmx {
 fn write_device(vmx: &mut Vmx, record: &Record, device: &Poly<VirtualDevice>) {
     let list = &record.config.hardware.device;
     let key = *device.key();
-    let file = device.backing().as_ref().and_then(devices::file_of).unwrap_or_default();
+    let file = device
+        .backing()
+        .as_ref()
+        .and_then(devices::file_of)
+        .unwrap_or_default();
     let prefix = match devices::kind(device) {
         Kind::Scsi => {
             let prefix = format!("scsi{}", key - devices::SCSI);
@@ -158,7 +190,9 @@ fn write_device(vmx: &mut Vmx, record: &Record, device: &Poly<VirtualDevice>) {
             if let Some(disk) = device.get::<VirtualDisk>() {
                 vmx.set(format!("{prefix}.deviceType"), "scsi-hardDisk");
                 let backing = disk.backing.as_ref();
-                let mode = backing.and_then(|b| b.field_str("diskMode")).unwrap_or("persistent");
+                let mode = backing
+                    .and_then(|b| b.field_str("diskMode"))
+                    .unwrap_or("persistent");
                 vmx.set(format!("{prefix}.mode"), mode);
                 if disk.guest_read_only == Some(true) {
                     vmx.set_flag(format!("{prefix}.guestReadOnly"), true);
@@ -170,7 +204,11 @@ fn write_device(vmx: &mut Vmx, record: &Record, device: &Poly<VirtualDevice>) {
         }
         Kind::Nic => {
             let prefix = format!("ethernet{}", key - 4000);
-            let model = if device.is_a("VirtualE1000") { "e1000" } else { "vmxnet3" };
+            let model = if device.is_a("VirtualE1000") {
+                "e1000"
+            } else {
+                "vmxnet3"
+            };
             vmx.set(format!("{prefix}.virtualDev"), model);
             let of = |name: &str| device.field_str(name).unwrap_or_default().to_owned();
             vmx.set(format!("{prefix}.addressType"), of("addressType"));
@@ -207,7 +245,9 @@ fn write_device(vmx: &mut Vmx, record: &Record, device: &Poly<VirtualDevice>) {
                     vmx.set(format!("{prefix}.fileName"), file);
                 }
             }
-            let yields = device.get::<VirtualSerialPort>().is_some_and(|p| p.yield_on_poll);
+            let yields = device
+                .get::<VirtualSerialPort>()
+                .is_some_and(|p| p.yield_on_poll);
             vmx.set_flag(format!("{prefix}.yieldOnMsrRead"), yields);
             prefix
         }
@@ -215,8 +255,14 @@ fn write_device(vmx: &mut Vmx, record: &Record, device: &Poly<VirtualDevice>) {
     };
     vmx.set_flag(format!("{prefix}.present"), true);
     if let Some(connectable) = device.connectable() {
-        vmx.set_flag(format!("{prefix}.startConnected"), connectable.start_connected);
-        vmx.set_flag(format!("{prefix}.allowGuestConnectionControl"), connectable.allow_guest_control);
+        vmx.set_flag(
+            format!("{prefix}.startConnected"),
+            connectable.start_connected,
+        );
+        vmx.set_flag(
+            format!("{prefix}.allowGuestConnectionControl"),
+            connectable.allow_guest_control,
+        );
     }
 }
 
@@ -230,7 +276,10 @@ pub(crate) fn load(
     let real = world.locate(&path)?;
     let text = read(&real).map_err(|e| Fault::io(&path, &e))?;
     let vmx = Vmx::parse(&text).map_err(|e| Fault::file(&path, e))?;
-    let name = vmx.get("displayName").unwrap_or(path.file_name()).to_owned();
+    let name = vmx
+        .get("displayName")
+        .unwrap_or(path.file_name())
+        .to_owned();
     let mut record = Record::new(moref, &name, path, home);
     record.set_files(world);
     let config = &mut record.config;
@@ -251,9 +300,10 @@ pub(crate) fn load(
     config.alternate_guest_name = vmx.get("guestOSAltName").unwrap_or_default().to_owned();
     config.hardware.num_cpu = vmx.number("numvcpus").unwrap_or(1);
     config.hardware.memory_mb = vmx.number("memSize").unwrap_or(32);
-    for (key, allocation) in
-        [("sched.cpu", &mut config.cpu_allocation), ("sched.mem", &mut config.memory_allocation)]
-    {
+    for (key, allocation) in [
+        ("sched.cpu", &mut config.cpu_allocation),
+        ("sched.mem", &mut config.memory_allocation),
+    ] {
         if let Some(allocation) = allocation {
             allocation.limit = vmx.number(&format!("{key}.max")).or(Some(-1));
             allocation.reservation = vmx.number(&format!("{key}.min")).or(Some(0));
@@ -264,12 +314,23 @@ pub(crate) fn load(
     }
     read_devices(world, &mut record, &vmx)?;
     let own = [
-        ".encoding", "config.version", "virtualHW.version", "displayName", "guestOS", "uuid.bios",
-        "vc.uuid", "annotation", "guestOSAltName", "numvcpus", "memSize", "checkpoint.suspended",
+        ".encoding",
+        "config.version",
+        "virtualHW.version",
+        "displayName",
+        "guestOS",
+        "uuid.bios",
+        "vc.uuid",
+        "annotation",
+        "guestOSAltName",
+        "numvcpus",
+        "memSize",
+        "checkpoint.suspended",
     ];
     for (key, value) in vmx.under("") {
         let is_device = DEVICES.iter().any(|d| {
-            key.strip_prefix(d).is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit()))
+            key.strip_prefix(d)
+                .is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit()))
         });
         if !is_device && !own.contains(&key) && !key.starts_with("sched.") {
             if key == SECRET {
@@ -285,7 +346,9 @@ pub(crate) fn load(
 fn read(real: &Path) -> std::io::Result<String> {
     let length = real.metadata()?.len();
     if length > crate::vmx::MAX_BYTES as u64 {
-        return Err(std::io::Error::other("the file is too large for a .vmx file"));
+        return Err(std::io::Error::other(
+            "the file is too large for a .vmx file",
+        ));
     }
     std::fs::read_to_string(real)
 }
@@ -313,15 +376,23 @@ fn read_devices(world: &World, record: &mut Record, vmx: &Vmx) -> Outcome<()> {
             let sharing = VirtualSCSISharing::NoSharing;
             macro_rules! controller {
                 ($kind:ident) => {
-                    $kind { bus_number: bus, shared_bus: sharing, hot_add_remove: Some(true), ..Default::default() }.into()
+                    $kind {
+                        bus_number: bus,
+                        shared_bus: sharing,
+                        hot_add_remove: Some(true),
+                        ..Default::default()
+                    }
+                    .into()
                 };
             }
-            add(match vmx.get(&format!("{prefix}.virtualDev")).unwrap_or_default() {
-                "lsisas1068" => controller!(VirtualLsiLogicSASController),
-                "lsilogic" => controller!(VirtualLsiLogicController),
-                "buslogic" => controller!(VirtualBusLogicController),
-                _ => controller!(ParaVirtualSCSIController),
-            })?;
+            add(
+                match vmx.get(&format!("{prefix}.virtualDev")).unwrap_or_default() {
+                    "lsisas1068" => controller!(VirtualLsiLogicSASController),
+                    "lsilogic" => controller!(VirtualLsiLogicController),
+                    "buslogic" => controller!(VirtualBusLogicController),
+                    _ => controller!(ParaVirtualSCSIController),
+                },
+            )?;
         }
         for unit in 0..devices::SCSI_UNITS {
             let prefix = format!("scsi{bus}:{unit}");
@@ -431,7 +502,11 @@ fn read_devices(world: &World, record: &mut Record, vmx: &Vmx) -> Outcome<()> {
             }
             .into()
         } else {
-            VirtualSerialPortFileBackingInfo { file_name: file, ..Default::default() }.into()
+            VirtualSerialPortFileBackingInfo {
+                file_name: file,
+                ..Default::default()
+            }
+            .into()
         };
         add(VirtualSerialPort {
             backing: Some(backing),

@@ -8,7 +8,7 @@ use vmomi::types::{
 };
 
 use super::devices::{self, Kind};
-use super::{Message, State};
+use super::{Message, State, file};
 use crate::engine::{GuestEvent, PowerOffCause};
 use crate::event::Place;
 use crate::fault::{Fault, Outcome};
@@ -17,7 +17,11 @@ impl State {
     /// Asks the guest to halt, to reboot or to sleep.
     pub(super) fn ask(&self, command: &'static str) -> Outcome<()> {
         if !self.record.is_on() {
-            let wanted = if command == "OS_Reboot" { Power::PoweredOn } else { Power::PoweredOff };
+            let wanted = if command == "OS_Reboot" {
+                Power::PoweredOn
+            } else {
+                Power::PoweredOff
+            };
             let state = self.record.runtime.power_state.clone();
             return Err(Fault::power_state(Some(wanted), state));
         }
@@ -44,7 +48,13 @@ impl State {
             } else {
                 (VmGuestShutdownEvent::default().into(), "shutdown")
             };
-            world.events.post(world, t, place, event, format!("Guest OS {what} for {name}"));
+            world.events.post(
+                world,
+                t,
+                place,
+                event,
+                format!("Guest OS {what} for {name}"),
+            );
         });
         Ok(())
     }
@@ -81,6 +91,10 @@ impl State {
         }
         match end {
             None => {
+                if config {
+                    // A simulator that is killed must not forget what its guests said last.
+                    file::save(&self.world, &self.record);
+                }
                 let world = self.world.clone();
                 world.inventory.commit(|t| {
                     if config {
@@ -114,7 +128,11 @@ impl State {
                 });
             }
             Err(fault) => {
-                tracing::warn!(vm = self.record.name(), why = fault.message, "cannot reboot");
+                tracing::warn!(
+                    vm = self.record.name(),
+                    why = fault.message,
+                    "cannot reboot"
+                );
                 self.went_off(Power::PoweredOff, None);
             }
         }
@@ -127,8 +145,14 @@ impl State {
         } else {
             VirtualMachineToolsStatus::ToolsNotRunning
         });
-        guest.tools_running_status =
-            Some(if running { "guestToolsRunning" } else { "guestToolsNotRunning" }.into());
+        guest.tools_running_status = Some(
+            if running {
+                "guestToolsRunning"
+            } else {
+                "guestToolsNotRunning"
+            }
+            .into(),
+        );
         guest.guest_operations_ready = Some(running);
         guest.guest_family = Some("linuxGuest".into());
         guest.guest_id.get_or_insert_with(|| "otherGuest64".into());
@@ -137,7 +161,10 @@ impl State {
     /// Shows the adapters that the guest reports; false: the report cannot be read.
     fn nics(&mut self, bytes: &[u8]) -> bool {
         let Ok(info) = NicInfo::decode(bytes) else {
-            tracing::warn!(vm = self.record.name(), "the guest's report of its adapters is broken");
+            tracing::warn!(
+                vm = self.record.name(),
+                "the guest's report of its adapters is broken"
+            );
             return false;
         };
         let list = &self.record.config.hardware.device;
@@ -179,7 +206,9 @@ impl State {
         }
         let first = |v4: bool| {
             let all = shown.iter().flat_map(|n| n.ip_address.iter());
-            all.filter(|a| !a.starts_with("fe80:")).find(|a| a.contains('.') == v4).cloned()
+            all.filter(|a| !a.starts_with("fe80:"))
+                .find(|a| a.contains('.') == v4)
+                .cloned()
         };
         self.record.guest.ip_address = first(true).or_else(|| first(false));
         self.record.guest.net = shown;

@@ -65,7 +65,13 @@ impl State {
                 let name = self.record.name().to_owned();
                 let place = EventPlace::of(&world, t.snapshot(), &self.record.moref, &name);
                 let event = VmPoweredOnEvent::default();
-                world.events.post(&world, t, place, event.into(), format!("{name} is powered on"));
+                world.events.post(
+                    &world,
+                    t,
+                    place,
+                    event.into(),
+                    format!("{name} is powered on"),
+                );
                 task.end_in(t, Ok(None));
             }),
             Err(fault) => task.end(Err(fault)),
@@ -78,7 +84,12 @@ impl State {
         self.guestinfo.replace(self.record.guestinfo());
         let mut spec = spec(&self.world, &self.record)?;
         spec.guestinfo = self.guestinfo.clone();
-        let on = self.world.engine.power_on(spec).await.map_err(|e| engine_fault(&e))?;
+        let on = self
+            .world
+            .engine
+            .power_on(spec)
+            .await
+            .map_err(|e| engine_fault(&e))?;
         self.guest = Some(on.guest);
         let (actor, generation, mut events) = (myself.clone(), self.generation, on.events);
         // Ends when the guest does: the engine closes the channel.
@@ -86,7 +97,10 @@ impl State {
             let mut batch = Vec::new();
             while events.recv_many(&mut batch, BATCH).await > 0 {
                 let events = std::mem::take(&mut batch);
-                if actor.send_message(Message::Guest(generation, events)).is_err() {
+                if actor
+                    .send_message(Message::Guest(generation, events))
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -107,9 +121,10 @@ impl State {
     pub(super) async fn power_off(&mut self, task: Task) {
         let fault = match self.record.runtime.power_state {
             _ if task.check().is_err() => task.check().err(),
-            Power::PoweredOff => {
-                Some(Fault::power_state(Some(Power::PoweredOff), Power::PoweredOff))
-            }
+            Power::PoweredOff => Some(Fault::power_state(
+                Some(Power::PoweredOff),
+                Power::PoweredOff,
+            )),
             _ => None,
         };
         if let Some(fault) = fault {
@@ -150,7 +165,9 @@ impl State {
                     let name = self.record.name().to_owned();
                     let place = EventPlace::of(&world, t.snapshot(), &self.record.moref, &name);
                     let event = VmResettingEvent::default();
-                    world.events.post(&world, t, place, event.into(), format!("{name} is reset"));
+                    world
+                        .events
+                        .post(&world, t, place, event.into(), format!("{name} is reset"));
                     task.end_in(t, Ok(None));
                 });
             }
@@ -206,10 +223,22 @@ impl State {
             let place = EventPlace::of(&world, t.snapshot(), &self.record.moref, &name);
             if state == Power::Suspended {
                 let event = VmSuspendedEvent::default();
-                world.events.post(&world, t, place, event.into(), format!("{name} is suspended"));
+                world.events.post(
+                    &world,
+                    t,
+                    place,
+                    event.into(),
+                    format!("{name} is suspended"),
+                );
             } else {
                 let event = VmPoweredOffEvent::default();
-                world.events.post(&world, t, place, event.into(), format!("{name} is powered off"));
+                world.events.post(
+                    &world,
+                    t,
+                    place,
+                    event.into(),
+                    format!("{name} is powered off"),
+                );
             }
             if let Some(task) = task {
                 task.end_in(t, Ok(None));
@@ -251,7 +280,10 @@ fn spec(world: &Arc<World>, record: &Record) -> Outcome<PowerOnSpec> {
             read_only: disk.guest_read_only == Some(true),
         });
     }
-    let mut nics: Vec<_> = list.iter().filter(|d| devices::kind(d) == Kind::Nic).collect();
+    let mut nics: Vec<_> = list
+        .iter()
+        .filter(|d| devices::kind(d) == Kind::Nic)
+        .collect();
     nics.sort_by_key(|d| *d.key());
     spec.nics = nics.into_iter().filter_map(|d| nic(world, d)).collect();
     for device in list.iter().filter(|d| d.is::<VirtualSerialPort>()) {
@@ -262,9 +294,14 @@ fn spec(world: &Arc<World>, record: &Record) -> Outcome<PowerOnSpec> {
 
 fn iso(world: &World, list: &[Poly<VirtualDevice>]) -> Outcome<Option<std::path::PathBuf>> {
     for device in list {
-        let Some(cd) = device.get::<VirtualCdrom>() else { continue };
+        let Some(cd) = device.get::<VirtualCdrom>() else {
+            continue;
+        };
         let connected = cd.connectable.as_ref().is_none_or(|c| c.start_connected);
-        let backing = cd.backing.as_ref().and_then(|b| b.get::<VirtualCdromIsoBackingInfo>());
+        let backing = cd
+            .backing
+            .as_ref()
+            .and_then(|b| b.get::<VirtualCdromIsoBackingInfo>());
         if let (true, Some(backing)) = (connected, backing)
             && !backing.file_name.is_empty()
         {
@@ -289,8 +326,16 @@ fn nic(world: &World, device: &Poly<VirtualDevice>) -> Option<NicSpec> {
     for (byte, part) in mac.iter_mut().zip(text.split(':')) {
         *byte = u8::from_str_radix(part, 16).ok()?;
     }
-    let connected = device.connectable().as_ref().is_none_or(|c| c.start_connected);
-    Some(NicSpec { key: *device.key(), mac, network, connected })
+    let connected = device
+        .connectable()
+        .as_ref()
+        .is_none_or(|c| c.start_connected);
+    Some(NicSpec {
+        key: *device.key(),
+        mac,
+        network,
+        connected,
+    })
 }
 
 /// Where a serial port leads.
@@ -300,10 +345,13 @@ pub(super) fn serial(
     device: &Poly<VirtualDevice>,
 ) -> Outcome<SerialSpec> {
     let index = u32::try_from(*device.key() - 9000).unwrap_or(0);
-    let connected = device
-        .connectable()
-        .as_ref()
-        .is_none_or(|c| if record.is_on() { c.connected } else { c.start_connected });
+    let connected = device.connectable().as_ref().is_none_or(|c| {
+        if record.is_on() {
+            c.connected
+        } else {
+            c.start_connected
+        }
+    });
     let backing = match device.backing() {
         Some(b) if b.is::<VirtualSerialPortFileBackingInfo>() => match devices::file_of(b) {
             Some(name) if name.starts_with('[') => SerialBacking::File(world.real(name)?),
@@ -318,7 +366,11 @@ pub(super) fn serial(
         },
         None => SerialBacking::None,
     };
-    Ok(SerialSpec { index, backing, connected })
+    Ok(SerialSpec {
+        index,
+        backing,
+        connected,
+    })
 }
 
 fn tcp(uri: &str) -> Option<SerialBacking> {
@@ -327,5 +379,8 @@ fn tcp(uri: &str) -> Option<SerialBacking> {
         return None;
     }
     let host = uri.host_str()?.trim_matches(['[', ']']).to_owned();
-    Some(SerialBacking::TcpClient { host, port: uri.port()? })
+    Some(SerialBacking::TcpClient {
+        host,
+        port: uri.port()?,
+    })
 }

@@ -74,13 +74,20 @@ impl State {
         apply(&self.world, &mut self.record, spec, self.guest.as_ref()).await?;
         for option in extra {
             if option.key.starts_with("guestinfo.") || option.key.eq_ignore_ascii_case(SECRET) {
-                let text = option.value.as_ref().and_then(super::record::text).unwrap_or_default();
+                let text = option
+                    .value
+                    .as_ref()
+                    .and_then(super::record::text)
+                    .unwrap_or_default();
                 self.guestinfo.set(&option.key, &text);
             }
         }
         if let Some(name) = named {
             let folder = &self.record.folder.value;
-            self.world.names.reserve(folder, &name, &self.record.moref)?.keep();
+            self.world
+                .names
+                .reserve(folder, &name, &self.record.moref)?
+                .keep();
         }
         Ok(())
     }
@@ -90,7 +97,11 @@ impl State {
         let result = task
             .check()
             .and_then(|()| super::create::check_name(&self.world, &folder, &name))
-            .and_then(|()| self.world.names.reserve(&folder.value, &name, &self.record.moref))
+            .and_then(|()| {
+                self.world
+                    .names
+                    .reserve(&folder.value, &name, &self.record.moref)
+            })
             .map(crate::names::Reserved::keep);
         if let Err(fault) = result {
             return task.end(Err(fault));
@@ -144,8 +155,7 @@ pub(super) async fn apply(
             failed = Some(Fault::invalid_device("deviceChange", index));
             break;
         };
-        let done =
-            change_device(world, record, guest, change, index, &mut keys, &mut undo).await;
+        let done = change_device(world, record, guest, change, index, &mut keys, &mut undo).await;
         if let Err(fault) = done {
             failed = Some(fault);
             break;
@@ -211,8 +221,11 @@ fn settings(record: &mut Record, spec: VirtualMachineConfigSpec, on: bool) -> Ou
         config.name = name;
     }
     if let Some(id) = spec.guest_id {
-        config.guest_full_name =
-            if id == "otherGuest64" { "Other (64-bit)".into() } else { id.clone() };
+        config.guest_full_name = if id == "otherGuest64" {
+            "Other (64-bit)".into()
+        } else {
+            id.clone()
+        };
         config.guest_id = id;
     }
     macro_rules! take {
@@ -227,11 +240,29 @@ fn settings(record: &mut Record, spec: VirtualMachineConfigSpec, on: bool) -> Ou
     }
     take!(version => version, uuid => uuid, alternate_guest_name => alternate_guest_name,
         flags => flags, power_op_info => default_power_ops);
-    keep!(instance_uuid, annotation, location_id, cpu_hot_add_enabled, memory_hot_add_enabled,
-        cpu_hot_remove_enabled, boot_options, firmware, managed_by, swap_placement, tools,
-        cpu_affinity, memory_affinity, console_preferences, latency_sensitivity,
-        nested_hv_enabled, change_tracking_enabled, guest_auto_lock_enabled,
-        max_mks_connections, message_bus_tunnel_enabled, memory_reservation_locked_to_max);
+    keep!(
+        instance_uuid,
+        annotation,
+        location_id,
+        cpu_hot_add_enabled,
+        memory_hot_add_enabled,
+        cpu_hot_remove_enabled,
+        boot_options,
+        firmware,
+        managed_by,
+        swap_placement,
+        tools,
+        cpu_affinity,
+        memory_affinity,
+        console_preferences,
+        latency_sensitivity,
+        nested_hv_enabled,
+        change_tracking_enabled,
+        guest_auto_lock_enabled,
+        max_mks_connections,
+        message_bus_tunnel_enabled,
+        memory_reservation_locked_to_max
+    );
     if let Some(cores) = spec.num_cores_per_socket {
         config.hardware.num_cores_per_socket = Some(cores);
     }
@@ -299,7 +330,12 @@ async fn add(
         _ => None,
     };
     if let Some(key) = present
-        && record.config.hardware.device.iter().any(|d| *d.key() == key)
+        && record
+            .config
+            .hardware
+            .device
+            .iter()
+            .any(|d| *d.key() == key)
     {
         keys.insert(asked, key);
         return Ok(());
@@ -321,7 +357,10 @@ async fn add(
             if let Some(guest) = guest {
                 let spec = disk_spec(world, record, &device)?;
                 let slot = spec.slot;
-                guest.attach_disk(spec).await.map_err(|e| engine_fault(&e))?;
+                guest
+                    .attach_disk(spec)
+                    .await
+                    .map_err(|e| engine_fault(&e))?;
                 undo.push(Undo::Attached(slot));
             }
         }
@@ -336,7 +375,11 @@ async fn add(
 
 fn disk_spec(world: &World, record: &Record, device: &Poly<VirtualDevice>) -> Outcome<DiskSpec> {
     let disk = device.get::<VirtualDisk>();
-    let file = device.backing().as_ref().and_then(devices::file_of).unwrap_or_default();
+    let file = device
+        .backing()
+        .as_ref()
+        .and_then(devices::file_of)
+        .unwrap_or_default();
     let controller = device.controller_key().unwrap_or(devices::SCSI);
     Ok(DiskSpec {
         slot: DiskSlot {
@@ -358,8 +401,9 @@ async fn disk(
 ) -> Outcome<Option<PathBuf>> {
     let wrong = |property: &str| Fault::invalid_device(property, index);
     let key = *device.key();
-    let disk =
-        device.get_mut::<VirtualDisk>().ok_or_else(|| wrong("deviceChange.device"))?;
+    let disk = device
+        .get_mut::<VirtualDisk>()
+        .ok_or_else(|| wrong("deviceChange.device"))?;
     let backing = disk
         .backing
         .as_ref()
@@ -372,7 +416,11 @@ async fn disk(
     let path = if name.is_empty() || name.ends_with(']') {
         let stem = record.vmx.file_name().trim_end_matches(".vmx");
         let unit = key - 2000;
-        let suffix = if unit == 0 { String::new() } else { format!("_{unit}") };
+        let suffix = if unit == 0 {
+            String::new()
+        } else {
+            format!("_{unit}")
+        };
         home.join(&format!("{stem}{suffix}.vmdk"))
     } else if name.starts_with('[') {
         world.path(name)?
@@ -400,7 +448,10 @@ async fn disk(
                     crate::vmdk::create_child(&made, &parent, (bytes > 0).then_some(bytes))
                 }
                 None if bytes == 0 => {
-                    return Err(Fault::invalid_device("deviceChange.device.capacityInKB", index));
+                    return Err(Fault::invalid_device(
+                        "deviceChange.device.capacityInKB",
+                        index,
+                    ));
                 }
                 None => crate::vmdk::create_flat(&made, bytes),
             }
@@ -412,7 +463,11 @@ async fn disk(
     .await?;
     disk.capacity_in_kb = i64::try_from(info.capacity >> 10).unwrap_or(i64::MAX);
     disk.capacity_in_bytes = i64::try_from(info.capacity).ok();
-    let mode = if backing.disk_mode.is_empty() { "persistent" } else { &backing.disk_mode };
+    let mode = if backing.disk_mode.is_empty() {
+        "persistent"
+    } else {
+        &backing.disk_mode
+    };
     let mut shown_backing = file::backing(world, &path, &info);
     shown_backing.disk_mode = mode.to_owned();
     disk.backing = Some(shown_backing.into());
@@ -425,9 +480,15 @@ async fn disk(
 /// Gives an adapter its address, and finds its network.
 fn nic(world: &World, device: &mut Poly<VirtualDevice>, index: i32) -> Outcome<()> {
     use vmomi::types::VirtualEthernetCardNetworkBackingInfo as Standard;
-    let manual = device.field_str("addressType").is_some_and(|t| t.eq_ignore_ascii_case("manual"));
+    let manual = device
+        .field_str("addressType")
+        .is_some_and(|t| t.eq_ignore_ascii_case("manual"));
     if !manual || device.field_str("macAddress").is_none_or(str::is_empty) {
-        let kind = if world.is_vc() { "assigned" } else { "generated" };
+        let kind = if world.is_vc() {
+            "assigned"
+        } else {
+            "generated"
+        };
         set_text(device, "addressType", kind);
         set_text(device, "macAddress", &world.new_mac());
     }
@@ -437,11 +498,17 @@ fn nic(world: &World, device: &mut Poly<VirtualDevice>, index: i32) -> Outcome<(
     {
         let mut found = None;
         snapshot.objects.for_each(&mut |_, o| {
-            let by_ref = standard.network.as_ref().is_some_and(|n| n.value == o.moref.value);
+            let by_ref = standard
+                .network
+                .as_ref()
+                .is_some_and(|n| n.value == o.moref.value);
             let by_name = o.moref.r#type == "Network"
                 && o.text("name") == Some(standard.device_name.as_str());
             if by_ref || (by_name && found.is_none()) {
-                found = Some((o.moref.clone(), o.text("name").unwrap_or_default().to_owned()));
+                found = Some((
+                    o.moref.clone(),
+                    o.text("name").unwrap_or_default().to_owned(),
+                ));
             }
         });
         let (moref, name) =
@@ -475,8 +542,12 @@ fn set_text(device: &mut Poly<VirtualDevice>, name: &str, value: &str) {
 
 /// Brings the file name of a drive or a port into its full form.
 fn file_backing(world: &World, record: &Record, device: &mut Poly<VirtualDevice>) {
-    let Some(backing) = device.backing_mut().as_mut() else { return };
-    let Some(name) = devices::file_of(backing).map(str::to_owned) else { return };
+    let Some(backing) = device.backing_mut().as_mut() else {
+        return;
+    };
+    let Some(name) = devices::file_of(backing).map(str::to_owned) else {
+        return;
+    };
     let path = if name.starts_with('[') {
         match world.path(&name) {
             Ok(path) => path,
@@ -524,7 +595,10 @@ async fn remove(
     if kind == Kind::Disk {
         let spec = disk_spec(world, record, &device)?;
         if let Some(guest) = guest {
-            guest.detach_disk(spec.slot).await.map_err(|e| engine_fault(&e))?;
+            guest
+                .detach_disk(spec.slot)
+                .await
+                .map_err(|e| engine_fault(&e))?;
         }
         if matches!(change.file_operation, Some(FileOp::Destroy)) {
             blocking(move || {
@@ -562,10 +636,11 @@ async fn edit(
     let count = device.data().info().fields.len();
     for i in 0..count {
         let unset = device.data().field(i).is_some_and(|f| f.absent());
-        let before = old.data().field(i).and_then(|f| if f.absent() { None } else { f.to_any() });
-        if let (true, Some(before), Some(field)) =
-            (unset, before, device.data_mut().field_mut(i))
-        {
+        let before = old
+            .data()
+            .field(i)
+            .and_then(|f| if f.absent() { None } else { f.to_any() });
+        if let (true, Some(before), Some(field)) = (unset, before, device.data_mut().field_mut(i)) {
             let _ = field.set(Some(before));
         }
     }
@@ -607,21 +682,33 @@ async fn grow(
     index: i32,
 ) -> Outcome<()> {
     let before = old.get::<VirtualDisk>().map_or(0, |d| d.capacity_in_kb);
-    let Some(disk) = device.get_mut::<VirtualDisk>() else { return Ok(()) };
+    let Some(disk) = device.get_mut::<VirtualDisk>() else {
+        return Ok(());
+    };
     let wanted = disk.capacity_in_kb;
     if wanted <= before {
         disk.capacity_in_kb = before;
         return Ok(());
     }
     if on {
-        return Err(Fault::invalid_device("deviceChange.device.capacityInKB", index));
+        return Err(Fault::invalid_device(
+            "deviceChange.device.capacityInKB",
+            index,
+        ));
     }
-    let file = disk.backing.as_ref().and_then(devices::file_of).unwrap_or_default().to_owned();
+    let file = disk
+        .backing
+        .as_ref()
+        .and_then(devices::file_of)
+        .unwrap_or_default()
+        .to_owned();
     let real = world.real(&file)?;
     let bytes = u64::try_from(wanted).unwrap_or(0) << 10;
     disk.capacity_in_bytes = i64::try_from(bytes).ok();
     blocking(move || {
-        crate::vmdk::extend(&real, bytes).map(drop).map_err(|e| file::disk_fault(&file, &e))
+        crate::vmdk::extend(&real, bytes)
+            .map(drop)
+            .map_err(|e| file::disk_fault(&file, &e))
     })
     .await
 }

@@ -9,11 +9,10 @@ use vmomi::types::{
     VirtualMachineConfigInfoDatastoreUrlPair, VirtualMachineConfigSummary,
     VirtualMachineDefaultPowerOpInfo, VirtualMachineFileInfo, VirtualMachineFileLayout,
     VirtualMachineFileLayoutEx, VirtualMachineFileLayoutExDiskLayout,
-    VirtualMachineFileLayoutExDiskUnit, VirtualMachineFileLayoutExFileInfo,
-    VirtualMachineFlagInfo, VirtualMachineGuestSummary, VirtualMachinePowerState,
-    VirtualMachineQuickStats, VirtualMachineRuntimeInfo, VirtualMachineStorageInfo,
-    VirtualMachineStorageSummary, VirtualMachineSummary, VirtualMachineToolsStatus,
-    VirtualMachineUsageOnDatastore,
+    VirtualMachineFileLayoutExDiskUnit, VirtualMachineFileLayoutExFileInfo, VirtualMachineFlagInfo,
+    VirtualMachineGuestSummary, VirtualMachinePowerState, VirtualMachineQuickStats,
+    VirtualMachineRuntimeInfo, VirtualMachineStorageInfo, VirtualMachineStorageSummary,
+    VirtualMachineSummary, VirtualMachineToolsStatus, VirtualMachineUsageOnDatastore,
 };
 use vmomi::{Any, ManagedObjectReference as Moref};
 
@@ -153,7 +152,10 @@ impl Record {
 
     /// What the guest may read: the `guestinfo.` keys, the secret one included.
     pub(crate) fn guestinfo(&self) -> BTreeMap<String, String> {
-        let shown = self.extra.iter().filter(|(k, _)| k.starts_with("guestinfo."));
+        let shown = self
+            .extra
+            .iter()
+            .filter(|(k, _)| k.starts_with("guestinfo."));
         let shown = shown.filter_map(|(k, v)| Some((k.clone(), text(v)?)));
         shown.chain(self.hidden.clone()).collect()
     }
@@ -176,7 +178,9 @@ impl Record {
         let snapshot = t.snapshot();
         let mut found: Vec<Moref> = Vec::new();
         for device in &self.config.hardware.device {
-            let Some(backing) = device.backing() else { continue };
+            let Some(backing) = device.backing() else {
+                continue;
+            };
             let moref = if let Some(b) = backing.get::<VirtualEthernetCardNetworkBackingInfo>() {
                 b.network.clone()
             } else {
@@ -228,10 +232,16 @@ impl Record {
             ("resourcePool", Prop::value(self.pool.clone())),
             (".host", Prop::value(self.host.clone())),
             ("capability", Prop::value(capability())),
-            ("environmentBrowser", Prop::value(browser.unwrap_or_default())),
+            (
+                "environmentBrowser",
+                Prop::value(browser.unwrap_or_default()),
+            ),
             ("rootSnapshot", Prop::value(Vec::<Moref>::new())),
             ("effectiveRole", Prop::value(vec![ADMIN_ROLE])),
-            ("guestHeartbeatStatus", Prop::value(ManagedEntityStatus::Gray)),
+            (
+                "guestHeartbeatStatus",
+                Prop::value(ManagedEntityStatus::Gray),
+            ),
             ("datastore", Prop::Refs(Tree::default())),
             ("network", Prop::Refs(Tree::default())),
         ]);
@@ -394,16 +404,24 @@ impl Record {
     fn storage(
         &self,
         world: &World,
-    ) -> (VirtualMachineFileLayoutEx, VirtualMachineStorageInfo, VirtualMachineStorageSummary)
-    {
+    ) -> (
+        VirtualMachineFileLayoutEx,
+        VirtualMachineStorageInfo,
+        VirtualMachineStorageSummary,
+    ) {
         use std::os::unix::fs::MetadataExt as _;
         let timestamp = now();
-        let mut layout =
-            VirtualMachineFileLayoutEx { timestamp, ..Default::default() };
+        let mut layout = VirtualMachineFileLayoutEx {
+            timestamp,
+            ..Default::default()
+        };
         let size = |path: &str| {
             let real = world.real(path).ok()?;
             let meta = std::fs::metadata(real).ok()?;
-            Some((i64::try_from(meta.len()).ok()?, i64::try_from(meta.blocks() * 512).ok()?))
+            Some((
+                i64::try_from(meta.len()).ok()?,
+                i64::try_from(meta.blocks() * 512).ok()?,
+            ))
         };
         let mut add = |name: String, r#type: &str| {
             let key = i32::try_from(layout.file.len()).unwrap_or_default();
@@ -434,7 +452,11 @@ impl Record {
         }
         layout.disk = disks;
         let used: i64 = layout.file.iter().filter_map(|f| f.unique_size).sum();
-        let whole: i64 = self.disks().iter().map(|(_, _, d, _)| d.capacity_in_kb << 10).sum();
+        let whole: i64 = self
+            .disks()
+            .iter()
+            .map(|(_, _, d, _)| d.capacity_in_kb << 10)
+            .sum();
         let left = (whole - used).max(0);
         let storage = VirtualMachineStorageInfo {
             per_datastore_usage: self
@@ -538,7 +560,9 @@ pub(crate) fn text(value: &Any) -> Option<String> {
 
 /// Makes the references of a VM, and those back to it, what they should be.
 fn relink(t: &mut Transaction, id: &str, name: &'static str, wanted: &[Moref]) {
-    let Some(object) = t.snapshot().find(id).cloned() else { return };
+    let Some(object) = t.snapshot().find(id).cloned() else {
+        return;
+    };
     let mut present = Vec::new();
     if let Some(refs) = object.refs(name) {
         refs.for_each(&mut |_, m| present.push(m.clone()));
@@ -565,7 +589,10 @@ fn capability() -> VirtualMachineCapability {
 }
 
 /// A backing with its parents, as the chain of files says.
-pub(crate) fn backing(file: String, parent: Option<VirtualDiskFlatVer2BackingInfo>) -> VirtualDiskFlatVer2BackingInfo {
+pub(crate) fn backing(
+    file: String,
+    parent: Option<VirtualDiskFlatVer2BackingInfo>,
+) -> VirtualDiskFlatVer2BackingInfo {
     VirtualDiskFlatVer2BackingInfo {
         file_name: file,
         disk_mode: "persistent".into(),

@@ -14,7 +14,10 @@ impl State {
     /// Says whether the VM is off.
     fn check_off(&self) -> Outcome<()> {
         if self.record.is_on() {
-            return Err(Fault::power_state(Some(Power::PoweredOff), Power::PoweredOn));
+            return Err(Fault::power_state(
+                Some(Power::PoweredOff),
+                Power::PoweredOn,
+            ));
         }
         Ok(())
     }
@@ -45,7 +48,10 @@ impl State {
             .collect();
         let vmx = self.record.vmx.clone();
         blocking(move || {
-            for disk in disks.iter().filter(|d| home.path.is_empty() || d.parent() != home) {
+            for disk in disks
+                .iter()
+                .filter(|d| home.path.is_empty() || d.parent() != home)
+            {
                 let real = world.locate(disk)?;
                 if let Err(error) = crate::vmdk::delete(&real) {
                     // The VM goes all the same: a disk that is not there needs no deleting.
@@ -82,7 +88,9 @@ impl State {
             let name = record.name().to_owned();
             let place = EventPlace::of(&world, t.snapshot(), &record.moref, &name);
             let event = VmRemovedEvent::default();
-            world.events.post(&world, t, place, event.into(), format!("Removed {name}"));
+            world
+                .events
+                .post(&world, t, place, event.into(), format!("Removed {name}"));
             record.unregister(t);
             then(t);
         });
@@ -96,9 +104,7 @@ impl State {
         let old = self.record.clone();
         match place {
             Place::Folder(folder) => {
-                if let Err(fault) =
-                    super::create::check_name(&world, &folder, self.record.name())
-                {
+                if let Err(fault) = super::create::check_name(&world, &folder, self.record.name()) {
                     return task.end(Err(fault));
                 }
                 world.names.moved(&old.moref.value, &folder.value);
@@ -108,7 +114,9 @@ impl State {
         }
         let record = &self.record;
         world.update_index(|index| {
-            index.vms.insert(record.moref.value.clone(), super::create::entry(record));
+            index
+                .vms
+                .insert(record.moref.value.clone(), super::create::entry(record));
         });
         world.inventory.commit(|t| {
             moved(t, &old, record);
