@@ -176,7 +176,7 @@ impl Supervisor<'_> {
         let now = Instant::now();
         let mut states = BTreeMap::new();
         for process in &mut self.processes {
-            if self.stopping.is_some() || !process.start_at.is_some_and(|at| at <= now) {
+            if self.stopping.is_some() || process.start_at.is_none_or(|at| at > now) {
                 continue;
             }
             process.start_at = None;

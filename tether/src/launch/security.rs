@@ -80,6 +80,10 @@ fn limit(ulimit: &Ulimit) -> Result<(), LaunchError> {
         }
     };
     let value = |v: i64| u64::try_from(v).unwrap_or(libc::RLIM_INFINITY);
+    #[allow(
+        clippy::useless_conversion,
+        reason = "musl has these numbers as i32, glibc as u32"
+    )]
     let resource = u32::try_from(resource).unwrap_or(u32::MAX);
     process::set_rlimit(resource, value(ulimit.soft), value(ulimit.hard))
         .step(&format!("setting the limit {}", ulimit.name))

@@ -253,11 +253,11 @@ pub(super) fn decode<M: Model>(
     )
 }
 
+/// Gives one value, or none, for each key asked.
+type Batch<'a, E> = dyn FnMut(&[String]) -> Result<Vec<Option<String>>, E> + 'a;
+
 /// Reads a model by asking `fetch` for batches of keys, as few batches as lists are nested.
-pub(super) fn fetch<M: Model, E>(
-    at: &str,
-    fetch: &mut dyn FnMut(&[String]) -> Result<Vec<Option<String>>, E>,
-) -> Result<M, FetchError<E>> {
+pub(super) fn fetch<M: Model, E>(at: &str, fetch: &mut Batch<'_, E>) -> Result<M, FetchError<E>> {
     let mut known = BTreeMap::new();
     loop {
         let view = View {

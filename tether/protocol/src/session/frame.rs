@@ -51,6 +51,10 @@ pub const PRIMARY: Process = 1;
 /// What the two ends tell each other, besides the bytes of streams. Each arrives exactly once and
 /// in order, also over a new line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "messages are few, and `Exec` is read in place"
+)]
 pub enum Message {
     /// Host: from now on send these streams of a process, beginning with the output that waited for
     /// a first subscriber. Saying it again changes the selection.

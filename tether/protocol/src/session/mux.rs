@@ -15,6 +15,10 @@ const ACK_STEP: usize = 64 * 1024;
 
 /// Something that happened on the link.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an event is handled where it is polled"
+)]
 pub enum Event {
     /// The peer is there. When `resumed` is false it has not met this end before: nothing that was
     /// agreed with an earlier peer holds (subscriptions, processes that were asked for).
@@ -203,7 +207,8 @@ impl Mux {
             let body = rmp_serde::to_vec_named(&hello).unwrap_or_default();
             write(&frame::encode("hello", 0, 0, 0, &body));
         }
-        if !self.met && !(self.eager && self.peer.is_none()) {
+        let first_meeting = self.eager && self.peer.is_none();
+        if !(self.met || first_meeting) {
             return;
         }
         for (number, frame) in &self.queue {
