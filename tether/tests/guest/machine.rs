@@ -1,6 +1,8 @@
 //! A VM without a hypervisor: tether as PID 1 in namespaces of its own, with guest RPC, serial ports
 //! and disks played by the test.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{Read, Write};
