@@ -196,6 +196,8 @@ pub struct State {
     next: u64,
     /// Bytes received and bytes given back as credit, by stream.
     flow: HashMap<(Process, Channel), (u64, u64)>,
+    /// The guest of this run has been met: only then is input given to the session, which a new run replaces.
+    met: bool,
     input: HashMap<Process, VecDeque<(Input, oneshot::Sender<()>)>>,
     freezes: Vec<(bool, RpcReplyPort<Result<(), Error>>)>,
     lists: HashMap<u64, RpcReplyPort<Vec<ProcessRow>>>,
@@ -236,6 +238,7 @@ impl Actor for Link {
             subscribers: HashMap::new(),
             next: 0,
             flow: HashMap::new(),
+            met: false,
             input: HashMap::new(),
             freezes: Vec::new(),
             lists: HashMap::new(),
@@ -398,6 +401,7 @@ impl State {
         self.waiting = None;
         self.guest_key = None;
         self.session = SessionHost::new(&self.args.identity);
+        self.met = false;
         self.flow.clear();
         for subscriber in self.subscribers.values_mut() {
             subscriber.taken.clear();
@@ -539,6 +543,9 @@ impl State {
     }
 
     fn send_input(&mut self, process: Process) {
+        if !self.met {
+            return;
+        }
         let Some(queue) = self.input.get_mut(&process) else {
             return;
         };
@@ -566,6 +573,10 @@ impl State {
                     if !resumed {
                         self.subscribe(PRIMARY);
                         (self.args.notify)(Notice::Up);
+                    }
+                    self.met = true;
+                    for process in self.input.keys().copied().collect::<Vec<_>>() {
+                        self.send_input(process);
                     }
                 }
                 LinkEvent::Credit { process, .. } => self.send_input(process),
