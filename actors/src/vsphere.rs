@@ -497,7 +497,10 @@ impl Actor for SessionActor {
         let client = Client::connect(args.config).await?;
         let number = rand::random();
         args.vsphere.client.send_replace(Some((number, client)));
-        Ok(Session { vsphere: args.vsphere, number })
+        Ok(Session {
+            vsphere: args.vsphere,
+            number,
+        })
     }
 
     async fn handle(

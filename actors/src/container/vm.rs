@@ -90,6 +90,9 @@ pub struct MountRecord {
 
 impl Record {
     /// What goes into keys outside `guestinfo.`. The name has a key of its own: it changes.
+    ///
+    /// # Errors
+    /// When the documents cannot be written as JSON.
     pub fn hidden(&self) -> Result<BTreeMap<String, String>, serde_json::Error> {
         let mut hidden = Hidden::default();
         hidden
@@ -338,6 +341,11 @@ impl Record {
         session.stop_signal = spec.stop_signal.clone().unwrap_or_default();
         session.stop_timeout = spec.stop_timeout.and_then(|t| u32::try_from(t).ok());
         session.init = spec.init;
+        // A client that said so is about to attach: the guest keeps the first output for it.
+        let expected = |name: &str| spec.documents.config[name].as_bool() == Some(true);
+        session.attach = ["AttachStdin", "AttachStdout", "AttachStderr"]
+            .into_iter()
+            .any(expected);
         session.security.pids_limit = spec.resources.pids_limit;
         ExecutorConfig {
             id: self.id.to_string(),
