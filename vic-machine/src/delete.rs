@@ -309,10 +309,10 @@ impl Job<'_> {
             return Ok(());
         };
         let name = &self.vch.config.name;
-        if !self
+        if self
             .inventory
             .get(pool)
-            .is_some_and(|node| node.name == *name)
+            .is_none_or(|node| node.name != *name)
         {
             return Ok(());
         }
