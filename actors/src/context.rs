@@ -104,7 +104,7 @@ impl Settings {
             });
         let identity = Identity::from_base64(&config.link.key.0)
             .map_err(|why| Error::failed("read link.key", &why))?;
-        let range = config.network.bridge_range.clone();
+        let range = config.network.bridge_range;
         let width = match config.network.bridge_width {
             0 => 16,
             width => u8::try_from(width).map_err(|_| bad("network.bridge_width"))?,

@@ -475,7 +475,6 @@ pub fn option_values(keys: BTreeMap<String, String>) -> Vec<OptionValue> {
         .map(|(key, value)| OptionValue {
             key,
             value: Some(Any::from(value)),
-            ..Default::default()
         })
         .collect()
 }

@@ -212,7 +212,7 @@ async fn write(args: &Args, job: Job, me: &ActorRef<Message>) -> Result<u64, Err
     fetch
         .done()
         .await
-        .map_err(|why| super::pull::failure(&*why))?;
+        .map_err(|why| super::pull::failure(&why))?;
     let size = unpack(args, &job, fetch).await?;
     tell("Pull complete");
     Ok(size)

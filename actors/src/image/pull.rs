@@ -258,7 +258,7 @@ async fn run_pull(
         };
         let label = reference
             .tag()
-            .map_or_else(|| reference.manifest_key(), |tag| tag)
+            .unwrap_or_else(|| reference.manifest_key())
             .to_owned();
         say(&label, format!("Pulling from {}", reference.path()));
         let digest = image.manifest.as_ref().map(|m| m.digest.to_string());

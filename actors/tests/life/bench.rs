@@ -1,5 +1,11 @@
 //! A bench for tests: a simulator that runs no guests, an appliance VM in it, and a world on top.
-#![allow(dead_code, missing_docs, clippy::missing_panics_doc)]
+// A helper of tests: what fails here fails the test.
+#![allow(
+    dead_code,
+    missing_docs,
+    clippy::missing_panics_doc,
+    clippy::unwrap_used
+)]
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -72,7 +78,7 @@ impl Bench {
             simulator::Simulator::start(simulator::Config::esx(state.path().join("sim")))
                 .await
                 .expect("a simulator");
-        let trust = Trust::Thumbprint(Thumbprint::parse(&simulator.thumbprint()).unwrap());
+        let trust = Trust::Thumbprint(Thumbprint::parse(simulator.thumbprint()).unwrap());
         let config = Config::new(&simulator.url().to_string())
             .unwrap()
             .with_password("root", "password")
@@ -141,7 +147,7 @@ impl Bench {
         self.simulator
             .take_calls()
             .into_iter()
-            .map(|(k, v)| (k.to_string(), v as u64))
+            .map(|(k, v)| (k.to_string(), v))
             .collect()
     }
 
@@ -250,7 +256,6 @@ impl Bench {
             .map(|(key, value)| OptionValue {
                 key,
                 value: Some(Any::from(value)),
-                ..Default::default()
             })
             .collect();
         let spec = VirtualMachineConfigSpec {
