@@ -17,7 +17,10 @@ async fn a_guest_writes_to_the_child_of_a_chain_and_mounts_a_file_system_of_its_
     let store = tempfile::tempdir().unwrap();
     let roots = vmdk::Roots::new([store.path()]).unwrap();
     let view = DiskView::start(roots).unwrap();
-    let (parent, child) = (store.path().join("parent.vmdk"), store.path().join("child.vmdk"));
+    let (parent, child) = (
+        store.path().join("parent.vmdk"),
+        store.path().join("child.vmdk"),
+    );
     vmdk::create_flat(&parent, 64 << 20).unwrap();
     // The file system is made as the appliance makes it: on the block device of the attached disk.
     {
@@ -40,12 +43,22 @@ async fn a_guest_writes_to_the_child_of_a_chain_and_mounts_a_file_system_of_its_
         walls: Default::default(),
     };
     let engine = NamespaceEngine::start(config).await.unwrap();
-    let world = World { engine, network: base.network.clone(), dir: tempfile::tempdir().unwrap() };
+    let world = World {
+        engine,
+        network: base.network.clone(),
+        dir: tempfile::tempdir().unwrap(),
+    };
     let slot = DiskSlot { bus: 0, unit: 3 };
-    let disk = DiskSpec { slot, vmdk: child.clone(), read_only: false };
+    let disk = DiskSpec {
+        slot,
+        vmdk: child.clone(),
+        read_only: false,
+    };
     let script = "wait-for /dev/disk/by-slot/0:3\nmount ext4 /dev/disk/by-slot/0:3 /tmp/disk\n\
                   create /tmp/disk/file\nwrite /tmp/disk/file kept\n";
-    let mut first = world.boot(spec("chain-1"), &format!("{script}wait-for /tmp/go\n")).await;
+    let mut first = world
+        .boot(spec("chain-1"), &format!("{script}wait-for /tmp/go\n"))
+        .await;
     first.on.guest.attach_disk(disk.clone()).await.unwrap();
     assert_eq!(first.wait_for("guestinfo.vice..out.3").await, "ok");
     let refused = first.on.guest.detach_disk(slot).await.unwrap_err();
@@ -56,7 +69,10 @@ async fn a_guest_writes_to_the_child_of_a_chain_and_mounts_a_file_system_of_its_
     first.on.guest.kill().await;
     assert_eq!(view.attached(), 0, "closed when the guest is gone");
 
-    let spec = PowerOnSpec { disks: vec![disk], ..spec("chain-2") };
+    let spec = PowerOnSpec {
+        disks: vec![disk],
+        ..spec("chain-2")
+    };
     let script = "mount ext4 /dev/disk/by-slot/0:3 /tmp/disk\nread /tmp/disk/file\n\
                   umount /tmp/disk\npoweroff";
     let mut second = world.boot(spec, script).await;

@@ -19,12 +19,17 @@ const GUESTS: usize = 3;
 /// Not a test of its own: what the process does that the test below kills.
 #[tokio::test]
 async fn the_victim_of_the_kill_test_waits_to_be_killed() {
-    let Some(dir) = std::env::var_os(VICTIM) else { return };
+    let Some(dir) = std::env::var_os(VICTIM) else {
+        return;
+    };
     let world = World::start().await;
     let mut guests = Vec::new();
     for n in 0..GUESTS {
         let image = std::path::Path::new(&dir).join(format!("{n}.img"));
-        std::fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
+        std::fs::File::create(&image)
+            .unwrap()
+            .set_len(8 << 20)
+            .unwrap();
         let slot = DiskSlot { bus: 0, unit: 0 };
         let nic = NicSpec {
             key: 4000,
@@ -33,7 +38,11 @@ async fn the_victim_of_the_kill_test_waits_to_be_killed() {
             connected: true,
         };
         let spec = PowerOnSpec {
-            disks: vec![DiskSpec { slot, vmdk: image, read_only: false }],
+            disks: vec![DiskSpec {
+                slot,
+                vmdk: image,
+                read_only: false,
+            }],
             nics: vec![nic],
             ..spec(&format!("kill-{n}"))
         };
@@ -56,7 +65,11 @@ fn after_a_kill_every_guest_and_everything_of_theirs_is_gone() {
     let _ = bench::initramfs();
     let dir = tempfile::tempdir().unwrap();
     let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "the_victim_of_the_kill_test_waits_to_be_killed", "--nocapture"])
+        .args([
+            "--exact",
+            "the_victim_of_the_kill_test_waits_to_be_killed",
+            "--nocapture",
+        ])
         .env(VICTIM, dir.path())
         .stdout(Stdio::piped())
         .spawn()
@@ -82,8 +95,10 @@ fn after_a_kill_every_guest_and_everything_of_theirs_is_gone() {
             .count()
     };
     assert_eq!(loops(), GUESTS);
-    let pidfds: Vec<_> =
-        pids.iter().map(|pid| tether_sys::process::pidfd_open(*pid).unwrap()).collect();
+    let pidfds: Vec<_> = pids
+        .iter()
+        .map(|pid| tether_sys::process::pidfd_open(*pid).unwrap())
+        .collect();
 
     victim.kill().unwrap();
     victim.wait().unwrap();
@@ -98,7 +113,10 @@ fn after_a_kill_every_guest_and_everything_of_theirs_is_gone() {
     }
     assert_eq!(loops(), 0, "loop devices are left");
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains("initramfs") && !mounts.contains("vic-disks"), "{mounts}");
+    assert!(
+        !mounts.contains("initramfs") && !mounts.contains("vic-disks"),
+        "{mounts}"
+    );
 
     // The helper tidied up as it ended, or the next start does.
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -109,7 +127,9 @@ fn after_a_kill_every_guest_and_everything_of_theirs_is_gone() {
     let names = cgroup_names();
     let helper = pids[GUESTS];
     assert!(
-        !names.iter().any(|n| n.starts_with(&format!("vic-sim.{helper}."))),
+        !names
+            .iter()
+            .any(|n| n.starts_with(&format!("vic-sim.{helper}."))),
         "cgroups are left: {names:?}"
     );
 }
@@ -121,7 +141,10 @@ fn cgroup_names() -> Vec<String> {
         .filter(|line| line.contains(" - cgroup"))
         .filter_map(|line| line.split(' ').nth(4))
         .filter_map(|mount| std::fs::read_dir(mount).ok())
-        .flat_map(|dir| dir.flatten().filter_map(|e| e.file_name().into_string().ok()))
+        .flat_map(|dir| {
+            dir.flatten()
+                .filter_map(|e| e.file_name().into_string().ok())
+        })
         .filter(|name| name.starts_with("vic-sim."))
         .collect()
 }

@@ -137,7 +137,11 @@ pub enum SupervisorMessage {
     Start(Vec<String>),
     /// Internal: a child has started, or cannot.
     #[doc(hidden)]
-    Spawned(String, Result<ActorCell, SpawnErr>, Option<RpcReplyPort<Result<(), String>>>),
+    Spawned(
+        String,
+        Result<ActorCell, SpawnErr>,
+        Option<RpcReplyPort<Result<(), String>>>,
+    ),
 }
 
 /// The supervisor actor.
@@ -178,7 +182,9 @@ impl SupervisorState {
     ) {
         let mut list = Vec::new();
         for id in ids {
-            let Some(spec) = self.specs.get(&id) else { continue };
+            let Some(spec) = self.specs.get(&id) else {
+                continue;
+            };
             if !self.core.is_running(&id) && self.starting.insert(id.clone()) {
                 list.push((id, spec.spawn.clone()));
             }
@@ -224,7 +230,11 @@ impl SupervisorState {
     }
 
     fn enter(&mut self, id: &str, cell: ActorCell) {
-        let busy = self.specs.get(id).map(|s| s.busy.clone()).unwrap_or_default();
+        let busy = self
+            .specs
+            .get(id)
+            .map(|s| s.busy.clone())
+            .unwrap_or_default();
         self.args.tree.enter(&self.path(id), cell.clone(), busy);
         self.cells.insert(cell.get_id(), (id.to_owned(), cell));
     }
@@ -315,7 +325,9 @@ impl Actor for Supervisor {
             }
         }
         for id in ids {
-            let Some(spawn) = state.specs.get(&id).map(|s| s.spawn.clone()) else { continue };
+            let Some(spawn) = state.specs.get(&id).map(|s| s.spawn.clone()) else {
+                continue;
+            };
             let result = spawn(myself.get_cell()).await;
             state.spawned(&myself, id, result).await?;
         }
