@@ -135,7 +135,7 @@ fn after_a_kill_every_guest_and_everything_of_theirs_is_gone() {
 }
 
 fn cgroup_names() -> Vec<String> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     mounts
         .lines()
         .filter(|line| line.contains(" - cgroup"))

@@ -5,8 +5,11 @@
 
 use std::collections::BTreeMap;
 
+/// A function that takes whatever bytes there are.
+pub type Target = fn(&[u8]);
+
 /// Name and function of each target; the corpus of a target is the folder of its name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("soap", soap),
     ("link_frame", link_frame),
     ("guest_rpc", guest_rpc),
@@ -15,6 +18,7 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("vmdk_descriptor", vmdk_descriptor),
     ("cpio", cpio),
     ("iso", iso_image),
+    ("unpack", unpack),
 ];
 
 /// A SOAP request as the simulator reads it.
@@ -70,5 +74,14 @@ pub fn cpio(bytes: &[u8]) {
 pub fn iso_image(bytes: &[u8]) {
     if let Ok(mut image) = iso::Reader::new(std::io::Cursor::new(bytes)) {
         let _ = image.list();
+    }
+}
+
+/// A layer's tar, as the unpacker reads it.
+pub fn unpack(bytes: &[u8]) {
+    let limits = imagec::unpack::Limits::default();
+    let _ = imagec::unpack::scan(bytes, &limits);
+    if let Ok(dir) = tempfile::tempdir() {
+        let _ = imagec::unpack::unpack(bytes, dir.path(), &limits);
     }
 }
