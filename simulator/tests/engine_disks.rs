@@ -1,5 +1,7 @@
 //! Virtual disks in guests: real VMDK chains behind FUSE and loop devices.
 
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
 #[path = "engine/bench.rs"]
 mod bench;
 

@@ -1,6 +1,8 @@
 //! A simulator that is killed leaves nothing: no process, loop device, mount, namespace; and the
 //! next one removes the empty cgroups.
 
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
 #[path = "engine/bench.rs"]
 mod bench;
 

@@ -1,5 +1,7 @@
 //! Guests boot, talk, end, and leave nothing behind.
 
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
 #[path = "engine/bench.rs"]
 mod bench;
 

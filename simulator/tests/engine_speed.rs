@@ -1,5 +1,7 @@
 //! What power-on and the end of a guest cost, printed; the budget of `docker run` is 12 ms for PowerOn.
 
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
 #[path = "engine/bench.rs"]
 mod bench;
 

@@ -3,6 +3,8 @@
 //! With the feature `break-walls` one wall at a time is taken away, and the matrix of escape × wall
 //! is printed: every wall must have an escape that nothing else stops.
 
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
 #[path = "engine/bench.rs"]
 mod bench;
 
