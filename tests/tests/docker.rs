@@ -25,6 +25,9 @@ mod wrong;
 
 type Test = fn(&World) -> anyhow::Result<()>;
 
+/// Tests of promises that are not kept yet; their rows of features.toml say `missing`.
+const NOT_YET: &[&str] = &["a_vm_renamed_in_vsphere_keeps_its_container"];
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let tests: Vec<(&str, Test)> = [
@@ -59,6 +62,7 @@ fn trials(tests: &[(&str, Test)], world: Option<Arc<World>>, arguments: &Argumen
                 Some(world) => test(world).map_err(|e| Failed::from(format!("{e:?}"))),
                 None => Ok(()),
             })
+            .with_ignored_flag(NOT_YET.contains(&name))
         })
         .collect();
     libtest_mimic::run(arguments, trials).exit_code()

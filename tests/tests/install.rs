@@ -103,7 +103,7 @@ fn taken_port() -> Result<()> {
     let ran = system_tests::run::run(&mut command, b"")?;
     let said = ran.stdout.clone() + &ran.stderr;
     ensure!(
-        ran.code() == 1 && said.contains(&port) && said.contains("in use"),
+        ran.code() == 1 && said.contains(&port) && said.contains("taken"),
         "{ran:?}"
     );
     Ok(())

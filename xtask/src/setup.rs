@@ -82,14 +82,36 @@ const TEST: &[Need] = &[
         why: "the peer simulator's library",
     },
     Need {
-        package: "python3-venv",
-        present: &[
-            "/usr/lib/python3/dist-packages/venv",
-            "/usr/lib/python3.11/ensurepip",
-        ],
-        why: "pyvmomi",
+        package: "cpio",
+        present: &["/usr/bin/cpio", "/bin/cpio"],
+        why: "judge of our initramfs",
+    },
+    Need {
+        package: "bsdutils",
+        present: &["/usr/bin/script"],
+        why: "a terminal for tests",
+    },
+    Need {
+        package: "ca-certificates",
+        present: &["/etc/ssl/certs/ca-certificates.crt"],
+        why: "trust of registries",
     },
 ];
+
+const PYTHON: Need = Need {
+    package: "python3-venv",
+    present: &[],
+    why: "pyvmomi, as an admin's scripts use it",
+};
+
+/// Any Python will do that can make a virtual environment with pip in it.
+fn python_has_venv() -> bool {
+    let probe = Command::new("python3")
+        .args(["-c", "import venv, ensurepip"])
+        .stderr(Stdio::null())
+        .status();
+    probe.is_ok_and(|status| status.success())
+}
 
 const MUSL: &str = "x86_64-unknown-linux-musl";
 
@@ -101,6 +123,9 @@ pub(crate) fn install(tests: bool) -> Result<()> {
         .collect();
     if !missing.is_empty() {
         apt(&missing)?;
+    }
+    if tests && !python_has_venv() {
+        apt(&[&PYTHON])?;
     }
     musl_target()
 }

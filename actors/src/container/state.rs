@@ -78,6 +78,8 @@ pub struct State {
     pub removing: Option<RemoveOptions>,
     /// A removal failed.
     pub dead: bool,
+    /// The VM's destruction is under way.
+    destroying: bool,
     starts: Vec<Ticket>,
     stops: Vec<Ticket>,
     restarts: Vec<Ticket>,
@@ -103,6 +105,7 @@ impl State {
             exits: 0,
             removing: None,
             dead: false,
+            destroying: false,
             starts: vec![],
             stops: vec![],
             restarts: vec![],
@@ -178,7 +181,7 @@ impl State {
         let mut out = Vec::new();
         let off = matches!(self.phase, Phase::Created | Phase::Exited);
         if self.removing.is_some() && off {
-            out.push(Effect::Do(Work::Destroy));
+            self.destroy(&mut out);
         } else if self.removing.is_some() {
             self.hard_off(&mut out);
         } else if self.auto_remove && self.phase == Phase::Exited {
@@ -349,7 +352,7 @@ impl State {
         self.removing = Some(options);
         self.dead = false;
         if off {
-            out.push(Effect::Do(Work::Destroy));
+            self.destroy(out);
         } else {
             out.push(Effect::Emit("kill", vec![("signal", "9".to_owned())]));
             self.hard_off(out);
@@ -542,7 +545,7 @@ impl State {
         let why = Error::NotRunning(self.id);
         self.answer_all(|s| &mut s.pauses, &Err(why), out);
         if self.removing.is_some() {
-            out.push(Effect::Do(Work::Destroy));
+            self.destroy(out);
         } else if !self.restarts.is_empty() {
             let again = std::mem::take(&mut self.restarts);
             self.starts.extend(again);
@@ -552,13 +555,20 @@ impl State {
         }
     }
 
+    /// Asks for the VM's destruction, once: its power-off is seen both as a task's end and as a property's change.
+    fn destroy(&mut self, out: &mut Vec<Effect>) {
+        if !std::mem::replace(&mut self.destroying, true) {
+            out.push(Effect::Do(Work::Destroy));
+        }
+    }
+
     fn remove_now(&mut self, out: &mut Vec<Effect>) {
         if self.removing.is_none() {
             self.removing = Some(RemoveOptions {
                 volumes: true,
                 ..RemoveOptions::default()
             });
-            out.push(Effect::Do(Work::Destroy));
+            self.destroy(out);
         }
     }
 
@@ -588,6 +598,7 @@ impl State {
             (Work::Destroy, Ok(())) => self.gone(out),
             (Work::Destroy, Err(why)) => {
                 self.removing = None;
+                self.destroying = false;
                 self.dead = true;
                 self.answer_all(|s| &mut s.removes, &Err(why), out);
             }

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 use super::descriptor::{Descriptor, MAX_DESCRIPTOR, parse_descriptor};
 use super::sparse::{Entry, Header, MAGIC, Tables};
@@ -168,19 +169,32 @@ impl Found {
     }
 }
 
+/// How long a lock that is held is tried for again: a process that we are just starting holds copies of our
+/// descriptors between its fork and its exec, and with them the locks of disks that we have closed meanwhile.
+const FORK: Duration = Duration::from_millis(200);
+
 /// Takes ESXi's lock: exclusive to write, shared to read.
 pub(super) fn lock_file(file: &File, path: &Path, exclusive: bool) -> Result<(), Error> {
-    let taken = if exclusive {
-        file.try_lock()
-    } else {
-        file.try_lock_shared()
-    };
-    taken.map_err(|e| match e {
-        TryLockError::WouldBlock => Error::Locked {
-            path: path.to_path_buf(),
-        },
-        TryLockError::Error(e) => Error::io("lock", path, e),
-    })
+    let end = Instant::now() + FORK;
+    loop {
+        let taken = if exclusive {
+            file.try_lock()
+        } else {
+            file.try_lock_shared()
+        };
+        match taken {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < end => {
+                std::thread::park_timeout(Duration::from_millis(2));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::Locked {
+                    path: path.to_path_buf(),
+                });
+            }
+            Err(TryLockError::Error(e)) => return Err(Error::io("lock", path, e)),
+        }
+    }
 }
 
 /// An open disk. Its files stay locked while it lives.

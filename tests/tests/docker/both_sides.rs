@@ -51,7 +51,7 @@ impl Events {
         let mut child = world.docker_spawn(&[
             "events",
             "--since",
-            "0",
+            "1",
             "--filter",
             &filter,
             "--format",

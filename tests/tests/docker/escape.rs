@@ -111,7 +111,7 @@ fn devtmpfs(world: &World) -> Result<()> {
 fn release_agent(world: &World) -> Result<()> {
     let script = "n=0; for h in $(cut -d: -f2 /proc/self/cgroup) none; do n=$((n+1)); mkdir -p /tmp/c$n; \
         mount -t cgroup -o \"${h#name=}\" none /tmp/c$n 2>/dev/null || mount -t cgroup -o \"none,$h\" none /tmp/c$n 2>/dev/null; \
-        if echo /tmp/agent > /tmp/c$n/release_agent; then echo HIJACKED $h; fi; done; echo tried";
+        if grep -q \" /tmp/c$n \" /proc/mounts && echo /tmp/agent > /tmp/c$n/release_agent; then echo HIJACKED $h; fi; done; echo tried";
     for said in attempts(world, script)? {
         ensure!(!said.contains("HIJACKED"), "{said}");
     }

@@ -160,12 +160,12 @@ fn rename(world: &World) -> Result<()> {
 fn wait(world: &World) -> Result<()> {
     world
         .docker(&[
-            "run", "-d", "--name", "w", "-i", IMAGE, "sh", "-c", "exit 3",
+            "run", "-d", "--name", "waited", "-i", IMAGE, "sh", "-c", "exit 3",
         ])?
         .ok()?;
-    ensure!(world.docker(&["wait", "w"])?.ok()? == "3");
-    ensure!(world.docker(&["wait", "w"])?.ok()? == "3");
-    world.docker(&["rm", "w"])?.ok()?;
+    ensure!(world.docker(&["wait", "waited"])?.ok()? == "3");
+    ensure!(world.docker(&["wait", "waited"])?.ok()? == "3");
+    world.docker(&["rm", "waited"])?.ok()?;
     Ok(())
 }
 
@@ -262,12 +262,15 @@ fn events(world: &World) -> Result<()> {
     world
         .docker(&["run", "--rm", "--name", "ev", IMAGE, "true"])?
         .ok()?;
+    // Whole seconds are what the CLI makes of a duration, so the end lies a second ahead.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let until = (now.as_secs() + 1).to_string();
     let args = [
         "events",
         "--since",
         "60s",
         "--until",
-        "0s",
+        &until,
         "--filter",
         "container=ev",
         "--format",

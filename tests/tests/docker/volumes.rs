@@ -86,24 +86,18 @@ fn declared(world: &World) -> Result<()> {
     recipe
         .layers
         .push(vec![("seed/file".to_owned(), b"seeded\n".to_vec())]);
-    world
-        .docker(&["load", "-q", "-i", path(&world.archive(&recipe)?)?])?
-        .ok()?;
-    let before = world.docker(&["volume", "ls", "-q"])?.ok()?;
-    ensure!(
-        world
-            .docker(&["run", "--name", "decl", "declared:1", "cat", "/seed/file"])?
-            .ok()?
-            == "seeded"
-    );
-    let during = world.docker(&["volume", "ls", "-q"])?.ok()?;
-    ensure!(
-        during.lines().count() == before.lines().count() + 1,
-        "{before:?} {during:?}"
-    );
+    let archive = world.archive(&recipe)?;
+    world.docker(&["load", "-q", "-i", path(&archive)?])?.ok()?;
+    let run = ["run", "--name", "decl", "declared:1", "cat", "/seed/file"];
+    ensure!(world.docker(&run)?.ok()? == "seeded");
+    let name = ["inspect", "-f", "{{(index .Mounts 0).Name}}", "decl"];
+    let volume = world.docker(&name)?.ok()?;
+    ensure!(volume.len() == 64, "{volume:?}");
+    world.docker(&["volume", "inspect", &volume])?.ok()?;
     world.docker(&["rm", "-v", "decl"])?.ok()?;
-    ensure!(world.docker(&["volume", "ls", "-q"])?.ok()?.lines().count() == before.lines().count());
-    Ok(())
+    world
+        .docker(&["volume", "inspect", &volume])?
+        .fails_with(1, "no such volume")
 }
 
 fn read_only(world: &World) -> Result<()> {

@@ -207,7 +207,6 @@ const WRONG: &[(&str, Text)] = &[
     ("attach nosuch", Same),
     ("port nosuch", Same),
     ("rmi nosuch", Same),
-    ("rmi busybox:test", Same),
     ("tag nosuch other:1", Same),
     ("tag busybox:test sha256:abc", Same),
     ("volume rm nosuch", Same),

@@ -344,7 +344,7 @@ fn dhcp(name: &str) -> io::Result<String> {
     tether_sys::net::bind_to_device(&socket, name)?;
     tether_sys::net::bind(&socket, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68))?;
     let socket = UdpSocket::from(socket);
-    socket.set_read_timeout(Some(DEADLINE))?;
+    socket.set_read_timeout(Some(Duration::from_millis(250)))?;
     let ask = |kind: u8, wanted: Option<[u8; 4]>| -> io::Result<Vec<u8>> {
         let mut message = vec![0; 236];
         message[..3].copy_from_slice(&[1, 1, 6]);
@@ -356,11 +356,22 @@ fn dhcp(name: &str) -> io::Result<String> {
             message.extend_from_slice(&ip);
         }
         message.push(255);
-        socket.send_to(&message, "255.255.255.255:67")?;
+        // As every client does: ask again, the link may have come up a moment ago.
         let mut reply = vec![0; 1500];
-        let length = socket.recv(&mut reply)?;
-        reply.truncate(length);
-        Ok(reply)
+        let end = std::time::Instant::now() + DEADLINE;
+        loop {
+            socket.send_to(&message, "255.255.255.255:67")?;
+            match socket.recv(&mut reply) {
+                Err(e)
+                    if e.kind() == io::ErrorKind::WouldBlock && std::time::Instant::now() < end => {
+                }
+                Err(e) => return Err(e),
+                Ok(length) => {
+                    reply.truncate(length);
+                    return Ok(reply);
+                }
+            }
+        }
     };
     let offer = ask(1, None)?;
     let ip: [u8; 4] = offer[16..20].try_into().unwrap_or_default();
