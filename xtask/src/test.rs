@@ -92,7 +92,7 @@ fn invocations(packages: &[String]) -> Vec<Vec<String>> {
         return vec![named.collect()];
     }
     // The walls' matrix takes walls away, which only a build with this feature can do.
-    let walls = "--package simulator --features break-walls --test engine_walls -- --nocapture --test-threads=1";
+    let walls = "--package simulator --features break-walls --test engine_walls -- --show-output --test-threads=1";
     vec![
         vec!["--workspace".to_owned()],
         walls.split(' ').map(str::to_owned).collect(),
