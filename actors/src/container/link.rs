@@ -436,8 +436,9 @@ impl State {
         let number = self.number();
         let (sender, output) = mpsc::channel(CHANNEL_DEPTH);
         let (queue, queued) = mpsc::unbounded_channel();
-        self.tasks
-            .spawn(forward(myself.clone(), number, queued, sender));
+        // Not one of our tasks: what it holds is still owed to the client when the container, and with it this actor,
+        // is gone. It ends when the client has taken all of it, or has left.
+        tokio::spawn(forward(myself.clone(), number, queued, sender));
         self.enter(number, wanted, Queue::Client(queue));
         let input = wanted.stdin.then(|| {
             let (sender, receiver) = mpsc::channel(CHANNEL_DEPTH);
@@ -733,18 +734,14 @@ async fn forward(
         if client.send(Output { stream, data }).await.is_err() {
             break;
         }
-        if link
-            .send_message(Message::Delivered {
-                subscriber,
-                channel,
-                bytes,
-            })
-            .is_err()
-        {
-            break;
-        }
+        // The link may be gone; what it handed over before is delivered all the same.
+        let _ = link.send_message(Message::Delivered {
+            subscriber,
+            channel,
+            bytes,
+        });
     }
-    // The link may be gone.
+    // As above.
     let _ = link.send_message(Message::Left(subscriber));
 }
 

@@ -22,6 +22,7 @@ pub const TESTS: &[(&str, super::Test)] = &[
     ("the_process_is_pid_1", pid_one),
     ("run_rm_leaves_no_container_behind", rm),
     ("run_d_logs_stop_and_rm", detached),
+    ("run_rm_delivers_the_last_byte_of_much_output", much_output),
 ];
 
 const IMAGE: &str = "busybox:test";
@@ -139,5 +140,14 @@ fn detached(world: &World) -> Result<()> {
     let logs = world.docker(&["logs", "d1"])?.ok()?;
     ensure!(logs == "up", "{logs:?}");
     world.docker(&["rm", "d1"])?.ok()?;
+    Ok(())
+}
+
+fn much_output(world: &World) -> Result<()> {
+    // The container is gone long before its client has read all.
+    let script = "yes 0123456789abcdef0123456789abcdef | head -c 30000000";
+    let out = world.docker(&["run", "--rm", IMAGE, "sh", "-c", script])?;
+    ensure!(out.code() == 0, "{}", out.stderr);
+    ensure!(out.stdout.len() == 30_000_000, "{}", out.stdout.len());
     Ok(())
 }

@@ -196,8 +196,8 @@ impl Process {
         }
         if wants {
             self.flush(session);
-        } else if output.pending.len() > WAITING {
-            // Nobody is known to come: the oldest goes.
+        } else if !(self.attach && waits) && output.pending.len() > WAITING {
+            // Nobody is known to come: the oldest goes. Who is expected loses nothing: reading stops instead.
             let excess = output.pending.len() - WAITING;
             output.pending.drain(..excess);
         }
