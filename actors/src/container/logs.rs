@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use strategy::Address;
-use tether_protocol::log::Record;
+use tether_protocol::log::{self, Record};
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
@@ -93,9 +93,12 @@ async fn run(
             Some(lines) => {
                 // Parts of one line count as one; only those that pass the filters count.
                 kept.extend(records.into_iter().filter(|r| reader.wants(r)));
-                trim(&mut kept, lines);
+                trim(&mut kept, lines, false);
             }
         }
+    }
+    if let Some(lines) = tail {
+        trim(&mut kept, lines, true);
     }
     if reader.give(kept.into()).await.is_err() {
         return Ok(());
@@ -106,18 +109,29 @@ async fn run(
     Ok(())
 }
 
-/// Keeps the last so many lines.
-fn trim(kept: &mut VecDeque<Record>, lines: u64) {
+/// Keeps the last so many lines. A record without a newline is a part of the line that the next record of its own
+/// stream goes on with: the other stream may come in between. The last one of a stream is a line when all is `read`.
+fn trim(kept: &mut VecDeque<Record>, lines: u64, read: bool) {
     let mut count = 0;
-    for at in (0..kept.len()).rev() {
-        if kept[at].data.ends_with(b"\n") || at + 1 == kept.len() {
-            count += 1;
-        }
-        if count > lines {
-            kept.drain(..=at);
-            return;
-        }
+    // Whether the line is kept that an older part belongs to, for each stream.
+    let mut line = [None; 2];
+    let mut keep = vec![false; kept.len()];
+    for (at, record) in kept.iter().enumerate().rev() {
+        let line = &mut line[usize::from(record.source == log::Source::Stderr)];
+        let kept = match (*line, record.data.ends_with(b"\n")) {
+            (Some(kept), false) => kept,
+            (None, false) if !read => true,
+            _ => {
+                let last = count < lines;
+                count += u64::from(last);
+                last
+            }
+        };
+        *line = Some(kept);
+        keep[at] = kept;
     }
+    let mut keep = keep.into_iter();
+    kept.retain(|_| keep.next().unwrap_or(false));
 }
 
 impl Reader {
@@ -147,8 +161,8 @@ impl Reader {
         let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(record.time));
         let time = time.unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let stream = match record.source {
-            tether_protocol::log::Source::Stdout => o.stdout,
-            tether_protocol::log::Source::Stderr => o.stderr,
+            log::Source::Stdout => o.stdout,
+            log::Source::Stderr => o.stderr,
         };
         stream && o.since.is_none_or(|s| time >= s) && o.until.is_none_or(|u| time <= u)
     }
@@ -163,8 +177,8 @@ impl Reader {
             let out = LogRecord {
                 time: time.unwrap_or(OffsetDateTime::UNIX_EPOCH),
                 stream: match record.source {
-                    tether_protocol::log::Source::Stdout => Stream::Stdout,
-                    tether_protocol::log::Source::Stderr => Stream::Stderr,
+                    log::Source::Stdout => Stream::Stdout,
+                    log::Source::Stderr => Stream::Stderr,
                 },
                 seq: record.seq,
                 data: Bytes::from(record.data),
@@ -249,39 +263,76 @@ fn take_records(buffer: &mut BytesMut) -> Vec<Record> {
 mod tests {
     use super::*;
 
-    fn record(seq: u64, text: &str) -> Record {
+    use log::Source::{Stderr, Stdout};
+
+    fn record(seq: u64, source: log::Source, text: &str) -> Record {
         Record {
             time: 0,
-            source: tether_protocol::log::Source::Stdout,
+            source,
             seq,
             data: text.into(),
         }
     }
 
+    /// The texts that are left of a log when it is read in two pieces, cut anywhere.
+    fn tail(records: &[(log::Source, &str)], lines: u64) -> Vec<String> {
+        let all: Vec<Record> = (1..)
+            .zip(records)
+            .map(|(seq, (source, text))| record(seq, *source, text))
+            .collect();
+        let ends: Vec<Vec<String>> = (0..=all.len())
+            .map(|cut| {
+                let mut kept: VecDeque<_> = all[..cut].to_vec().into();
+                trim(&mut kept, lines, false);
+                kept.extend(all[cut..].iter().cloned());
+                trim(&mut kept, lines, true);
+                kept.into_iter()
+                    .map(|r| String::from_utf8_lossy(&r.data).into_owned())
+                    .collect()
+            })
+            .collect();
+        assert!(ends.iter().all(|end| *end == ends[0]), "{ends:?}");
+        ends[0].clone()
+    }
+
     #[test]
     fn tail_counts_lines_not_parts_of_lines() {
-        let mut kept: VecDeque<_> = [
-            record(1, "a\n"),
-            record(2, "b"),
-            record(3, "c\n"),
-            record(4, "d\n"),
-        ]
-        .into();
-        trim(&mut kept, 2);
-        assert_eq!(kept.iter().map(|r| r.seq).collect::<Vec<_>>(), [2, 3, 4]);
-        trim(&mut kept, 0);
-        assert!(kept.is_empty());
+        let log = [
+            (Stdout, "a\n"),
+            (Stdout, "b"),
+            (Stdout, "c\n"),
+            (Stdout, "d\n"),
+        ];
+        assert_eq!(tail(&log, 2), ["b", "c\n", "d\n"]);
+        assert_eq!(tail(&log, 3).len(), 4);
+        assert!(tail(&log, 0).is_empty());
+    }
+
+    #[test]
+    fn a_last_line_without_newline_is_one_whichever_stream_came_last() {
+        let err_last = [(Stdout, "a\n"), (Stdout, "b"), (Stderr, "e\n")];
+        assert_eq!(tail(&err_last, 2), ["b", "e\n"]);
+        let out_last = [(Stdout, "a\n"), (Stderr, "e\n"), (Stdout, "b")];
+        assert_eq!(tail(&out_last, 2), ["e\n", "b"]);
+        assert_eq!(tail(&out_last, 1), ["b"]);
+    }
+
+    #[test]
+    fn parts_of_a_line_stay_together_when_the_other_stream_comes_in_between() {
+        let log = [(Stdout, "a"), (Stderr, "e\n"), (Stdout, "b\n")];
+        assert_eq!(tail(&log, 1), ["a", "b\n"]);
+        assert_eq!(tail(&log, 2), ["a", "e\n", "b\n"]);
     }
 
     #[test]
     fn torn_lines_are_skipped_and_partial_ones_wait() {
         let mut buffer = BytesMut::new();
         let mut line = Vec::new();
-        record(1, "x\n").encode(&mut line);
+        record(1, Stdout, "x\n").encode(&mut line);
         buffer.extend_from_slice(b"torn\n");
         buffer.extend_from_slice(&line[..line.len() - 1]);
         assert!(take_records(&mut buffer).is_empty());
         buffer.extend_from_slice(b"\n");
-        assert_eq!(take_records(&mut buffer), [record(1, "x\n")]);
+        assert_eq!(take_records(&mut buffer), [record(1, Stdout, "x\n")]);
     }
 }
