@@ -1,8 +1,11 @@
 //! What the end-to-end suites share: a world (simulator, VCH, registry) and the real clients in it.
 
+pub mod bench;
 pub mod dockerd;
 pub mod host;
+pub mod http;
 pub mod image;
+pub mod installed;
 pub mod pyvmomi;
 pub mod registry;
 pub mod run;

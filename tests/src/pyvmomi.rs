@@ -60,12 +60,17 @@ impl Pyvmomi {
     /// # Errors
     /// When it cannot be started or hangs.
     pub fn script(&self, name: &str, args: &[&str]) -> Result<Ran> {
-        let script = crate::root().join("tests/pyvmomi").join(name);
-        run_within(
-            Command::new(&self.python).arg(script).args(args),
-            b"",
-            Duration::from_secs(60),
-        )
+        run_within(&mut self.command(name, args), b"", Duration::from_secs(60))
+    }
+
+    /// One of our scripts with `args`, not yet started.
+    #[must_use]
+    pub fn command(&self, name: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.python);
+        command
+            .arg(crate::root().join("tests/pyvmomi").join(name))
+            .args(args);
+        command
     }
 
     /// One operation of `vm.py` on the VM of the container called `container`.

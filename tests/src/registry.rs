@@ -12,7 +12,7 @@ pub struct Registry {
     child: Child,
     /// Where it listens on the host's loopback.
     pub port: u16,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// A port of the loopback interface that was free a moment ago.
@@ -49,9 +49,40 @@ impl Registry {
     /// When the program is not installed or does not come up.
     pub fn start() -> Result<Self> {
         let dir = tempfile::tempdir()?;
+        let store = dir.path().join("store");
+        let registry = Self::serve(dir, &store, Command::new("docker-registry"))?;
+        wait_port(registry.port, Duration::from_secs(20))?;
+        Ok(registry)
+    }
+
+    /// A second registry over the files of `other`, at the loopback interface of the network namespace `namespace`.
+    ///
+    /// # Errors
+    /// When the program is not installed or does not come up.
+    pub fn beside(other: &Self, namespace: &Path) -> Result<Self> {
+        let enter = format!("--net={}", namespace.display());
+        let mut command = Command::new("nsenter");
+        command.arg(&enter).arg("docker-registry");
+        let registry = Self::serve(
+            tempfile::tempdir()?,
+            &other.dir.path().join("store"),
+            command,
+        )?;
+        let connect = format!("exec 3<>/dev/tcp/127.0.0.1/{}", registry.port);
+        let end = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < end {
+            let mut probe = Command::new("nsenter");
+            probe.args([&enter, "bash", "-c", &connect]);
+            if crate::run::run(&mut probe, b"")?.status.success() {
+                return Ok(registry);
+            }
+        }
+        bail!("no registry answers in {}", namespace.display())
+    }
+
+    fn serve(dir: tempfile::TempDir, store: &Path, mut command: Command) -> Result<Self> {
         let port = free_port()?;
         let config = dir.path().join("config.yml");
-        let store = dir.path().join("store");
         std::fs::write(
             &config,
             format!(
@@ -59,20 +90,14 @@ impl Registry {
                 store.display()
             ),
         )?;
-        let child = Command::new("docker-registry")
+        let child = command
             .arg("serve")
             .arg(&config)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .context("starting docker-registry (Debian package docker-registry)")?;
-        let registry = Self {
-            child,
-            port,
-            _dir: dir,
-        };
-        wait_port(port, Duration::from_secs(20))?;
-        Ok(registry)
+        Ok(Self { child, port, dir })
     }
 
     /// Puts a `docker save` archive into the registry as `name` (`path:tag`), by skopeo.

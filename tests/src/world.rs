@@ -16,6 +16,8 @@ use crate::run::{Ran, run, run_within};
 pub struct Options {
     /// More arguments of `vic-machine up`.
     pub up: Vec<String>,
+    /// More environment of `vic-machine up`, and so of the simulator.
+    pub env: Vec<(String, String)>,
 }
 
 /// A running world.
@@ -71,6 +73,7 @@ impl World {
             &registry,
         ]);
         command.args(&self.options.up);
+        command.envs(self.options.env.iter().map(|(name, value)| (name, value)));
         let ran = run_within(&mut command, b"", UP)?;
         let printed = ran.ok()?;
         let exports = run(&mut self.vic_machine("env")?, b"")?.ok()?;

@@ -69,6 +69,7 @@ impl State {
         for event in events {
             match event {
                 GuestEvent::GuestInfoSet { key, value } => {
+                    tracing::debug!(vm = self.record.name(), key, "guest says");
                     self.record.set_extra(&key, value.into());
                     config = true;
                 }
@@ -106,6 +107,7 @@ impl State {
                 });
             }
             Some(Some(cause)) => {
+                tracing::debug!(vm = self.record.name(), ?cause, "guest is off");
                 if matches!(cause, PowerOffCause::Lost | PowerOffCause::Signaled(_)) {
                     tracing::warn!(vm = self.record.name(), ?cause, "the guest is gone");
                 }

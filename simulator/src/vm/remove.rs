@@ -34,6 +34,7 @@ impl State {
             return false;
         }
         self.forget(|t| task.end_in(t, Ok(None)));
+        tracing::debug!(vm = self.record.name(), "destroyed");
         true
     }
 
