@@ -54,7 +54,8 @@ fn output() -> PathBuf {
     crate::root().join("target/iso")
 }
 
-fn program(name: &str) -> PathBuf {
+/// A static program of the guests.
+pub(crate) fn program(name: &str) -> PathBuf {
     crate::root()
         .join("target")
         .join(TARGET)

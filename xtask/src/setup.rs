@@ -117,10 +117,7 @@ const MUSL: &str = "x86_64-unknown-linux-musl";
 
 /// Installs the missing ones of what building needs, and with `tests` of what the tests need.
 pub(crate) fn install(tests: bool) -> Result<()> {
-    let wanted = BUILD.iter().chain(if tests { TEST } else { &[] });
-    let missing: Vec<&Need> = wanted
-        .filter(|n| !n.present.iter().any(|p| std::path::Path::new(p).exists()))
-        .collect();
+    let missing = missing(tests, |path| std::path::Path::new(path).exists());
     if !missing.is_empty() {
         apt(&missing)?;
     }
@@ -130,13 +127,16 @@ pub(crate) fn install(tests: bool) -> Result<()> {
     musl_target()
 }
 
+/// Which packages are not there, as far as `exists` knows.
+fn missing(tests: bool, exists: impl Fn(&str) -> bool) -> Vec<&'static Need> {
+    let wanted = BUILD.iter().chain(if tests { TEST } else { &[] });
+    wanted
+        .filter(|need| !need.present.iter().any(|path| exists(path)))
+        .collect()
+}
+
 fn apt(missing: &[&Need]) -> Result<()> {
-    let names: Vec<&str> = missing.iter().map(|n| n.package).collect();
-    let list = missing
-        .iter()
-        .map(|n| format!("  {} ({})", n.package, n.why))
-        .collect::<Vec<_>>()
-        .join("\n");
+    let (names, list) = told(missing);
     let root = nix::unistd::geteuid().is_root();
     if !root
         || Command::new("apt-get")
@@ -145,10 +145,7 @@ fn apt(missing: &[&Need]) -> Result<()> {
             .status()
             .is_err()
     {
-        bail!(
-            "these Debian packages are missing:\n{list}\ninstall them as root: apt-get install {}",
-            names.join(" ")
-        );
+        bail!(refusal(missing));
     }
     eprintln!("installing:\n{list}");
     crate::run(Command::new("apt-get").args(["update", "-qq"]))?;
@@ -157,6 +154,25 @@ fn apt(missing: &[&Need]) -> Result<()> {
             .args(["install", "-y", "-qq", "--no-install-recommends"])
             .args(&names)
             .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+}
+
+/// The names of packages, and a list of them with what each is for.
+fn told<'a>(missing: &[&'a Need]) -> (Vec<&'a str>, String) {
+    let names = missing.iter().map(|n| n.package).collect();
+    let list: Vec<String> = missing
+        .iter()
+        .map(|n| format!("  {} ({})", n.package, n.why))
+        .collect();
+    (names, list.join("\n"))
+}
+
+/// What is said when packages are missing and may not be installed.
+fn refusal(missing: &[&Need]) -> String {
+    let (names, list) = told(missing);
+    format!(
+        "these Debian packages are missing:\n{list}\ninstall them as root: apt-get install {}",
+        names.join(" ")
     )
 }
 
@@ -177,5 +193,43 @@ fn musl_target() -> Result<()> {
     {
         Ok(status) if status.success() => Ok(()),
         _ => bail!("the Rust target {MUSL} is missing: rustup target add {MUSL}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_with_its_reason_and_the_command_that_installs_it() {
+        let lacking = missing(false, |path| {
+            path != "/usr/sbin/nft" && path != "/usr/bin/musl-gcc"
+        });
+        let said = refusal(&lacking);
+        for wanted in [
+            "  musl-tools (static vch)\n",
+            "  nftables (the simulator's networks)\n",
+            "apt-get install musl-tools nftables",
+        ] {
+            assert!(said.contains(wanted), "{wanted}: {said}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_installed_where_everything_is() {
+        assert!(missing(true, |_| true).is_empty());
+        let for_tests = missing(true, |_| false).len();
+        assert!(for_tests > missing(false, |_| false).len());
+    }
+
+    #[test]
+    fn one_of_several_places_is_enough() {
+        let lacking = missing(false, |path| path == "/bin/ip" || path == "/usr/bin/cc");
+        let names = told(&lacking).0;
+        assert!(
+            !names.contains(&"iproute2") && !names.contains(&"gcc"),
+            "{names:?}"
+        );
+        assert!(names.contains(&"nftables"));
     }
 }

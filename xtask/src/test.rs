@@ -1,86 +1,49 @@
 //! Runs every test of the workspace and keeps the names of those that ran.
 
-use std::collections::BTreeSet;
+mod outcome;
+mod whole;
+
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// What the runner saw.
-#[derive(Default)]
-pub(crate) struct Outcome {
-    /// `<binary>::<test>` of each test that passed.
-    pub(crate) passed: BTreeSet<String>,
-    /// The same of each that failed.
-    pub(crate) failed: BTreeSet<String>,
-    /// The same of each that was left out.
-    pub(crate) ignored: BTreeSet<String>,
-}
+pub(crate) use self::outcome::Outcome;
+use self::whole::Clock;
 
-impl Outcome {
-    /// Takes one line of `cargo test`'s output, `binary` being the test program that printed it.
-    fn take(&mut self, binary: &str, line: &str) {
-        let Some(rest) = line.strip_prefix("test ") else {
-            return;
-        };
-        let Some((name, verdict)) = rest.rsplit_once(" ... ") else {
-            return;
-        };
-        let name = format!("{binary}::{}", name.trim());
-        match verdict.trim() {
-            v if v == "ok" || v.starts_with("ok ") => self.passed.insert(name),
-            v if v.starts_with("ignored") => self.ignored.insert(name),
-            v if v.starts_with("FAILED") => self.failed.insert(name),
-            _ => false,
-        };
-    }
-}
-
-/// The name of the test program in a `Running …` line: the file stem of `target/debug/deps/<name>-<hash>`.
-fn binary_name(line: &str) -> Option<String> {
-    let line = line.trim_start();
-    if let Some(name) = line.strip_prefix("Doc-tests ") {
-        return Some(format!("doc-{name}"));
-    }
-    let path = line
-        .strip_prefix("Running ")?
-        .rsplit_once('(')?
-        .1
-        .trim_end_matches(')');
-    let stem = path.rsplit('/').next()?;
-    Some(stem.rsplit_once('-')?.0.to_owned())
-}
+/// How many of its last lines are shown again of a `cargo test` that failed without naming a test.
+const LAST_LINES: usize = 40;
 
 /// Builds what the system tests run, runs all tests, checks the features table.
 pub(crate) fn run(packages: &[String]) -> Result<()> {
+    let clock = Clock::start();
     crate::setup::install(true)?;
     if packages.is_empty() || packages.iter().any(|p| p == "system-tests") {
         crate::build()?;
     }
     let mut outcome = Outcome::default();
-    let mut failed = Vec::new();
+    let mut problems = Vec::new();
     for arguments in invocations(packages) {
         if let Err(error) = cargo_test(&arguments, &mut outcome) {
-            failed.push(format!("{error:#}"));
+            problems.push(format!("{error:#}"));
         }
     }
-    println!(
-        "{} passed, {} failed, {} skipped",
-        outcome.passed.len(),
-        outcome.failed.len(),
-        outcome.ignored.len()
-    );
-    for name in &outcome.failed {
-        println!("failed: {name}");
-    }
-    if !failed.is_empty() {
-        bail!("{}", failed.join("; "));
-    }
     if packages.is_empty() {
-        crate::features::check_ran(&outcome)
-    } else {
-        Ok(())
+        whole::check(&mut outcome, &whole::programs()?, clock.elapsed());
     }
+    print!("{}", outcome.summary());
+    if packages.is_empty()
+        && let Err(error) = crate::features::check_ran(&outcome)
+    {
+        problems.push(format!("{error:#}"));
+    }
+    if problems.is_empty() && outcome.failed.is_empty() {
+        return Ok(());
+    }
+    problems.extend(outcome.failed.keys().map(|name| format!("failed: {name}")));
+    bail!("{}", problems.join("\n"))
 }
 
 /// The runs of `cargo test` that make up the whole, as arguments.
@@ -106,6 +69,11 @@ fn cargo_test(arguments: &[String], outcome: &mut Outcome) -> Result<()> {
         .args(["test", "--no-fail-fast"])
         .args(arguments)
         .current_dir(crate::root());
+    // The tests of tether as PID 1 would build the static program once more, with other features, to the same end.
+    let tether = crate::image::program("tether");
+    if tether.exists() && std::env::var_os("TETHER_PROGRAM").is_none() {
+        command.env("TETHER_PROGRAM", tether);
+    }
     // One stream, so that the `Running` lines (stderr) stand before the tests (stdout) of their program.
     let (reader, writer) = std::io::pipe()?;
     let mut child = command
@@ -115,52 +83,34 @@ fn cargo_test(arguments: &[String], outcome: &mut Outcome) -> Result<()> {
         .spawn()
         .context("starting cargo test")?;
     drop(command);
-    let mut binary = String::new();
-    for line in BufReader::new(reader).lines() {
-        let line = line?;
+    let mut last = VecDeque::new();
+    let mut since = Instant::now();
+    // Tests may print what is no UTF-8: that must not end the run.
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
         println!("{line}");
-        if let Some(name) = binary_name(&line) {
-            binary = name;
+        if outcome.take(&line, since.elapsed()) {
+            since = Instant::now();
         }
-        outcome.take(&binary, &line);
+        last.push_back(line);
+        if last.len() > LAST_LINES {
+            last.pop_front();
+        }
     }
+    outcome.end_of_run(since.elapsed());
     let status = child.wait()?;
-    if !status.success() {
-        bail!("cargo test {} failed: {status}", arguments.join(" "));
+    if status.success() {
+        return Ok(());
     }
-    Ok(())
+    let what = format!("cargo test {} failed: {status}", arguments.join(" "));
+    if outcome.failed.is_empty() {
+        let last: Vec<String> = last.into();
+        bail!("{what}\nits last lines:\n{}", last.join("\n"));
+    }
+    bail!("{what}")
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_program_is_named_by_its_running_line() {
-        let line = "     Running tests/docker.rs (target/debug/deps/docker-0a1b2c3d)";
-        assert_eq!(binary_name(line).as_deref(), Some("docker"));
-        assert_eq!(
-            binary_name("   Doc-tests vmomi").as_deref(),
-            Some("doc-vmomi")
-        );
-        assert_eq!(binary_name("test a ... ok"), None);
-    }
-
-    #[test]
-    fn verdicts_are_told_apart() {
-        let mut outcome = Outcome::default();
-        outcome.take("b", "test a::works ... ok");
-        outcome.take("b", "test a::is_broken ... FAILED");
-        outcome.take("b", "test a::is_slow ... ignored, needs an hour");
-        outcome.take("b", "test result: ok. 1 passed; 0 failed");
-        assert_eq!(outcome.passed.iter().collect::<Vec<_>>(), ["b::a::works"]);
-        assert_eq!(
-            outcome.failed.iter().collect::<Vec<_>>(),
-            ["b::a::is_broken"]
-        );
-        assert_eq!(
-            outcome.ignored.iter().collect::<Vec<_>>(),
-            ["b::a::is_slow"]
-        );
-    }
+/// Seconds, for people.
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
 }
