@@ -78,6 +78,10 @@ pub fn start(sandbox: &Sandbox<'_>, spec: &Session) -> Result<Launched, LaunchEr
     drop(theirs);
     drop(child_end);
     let told = listen(&channel)?;
+    if let Some(error) = told.error {
+        let _ = process::wait(child.pid);
+        return Err(error);
+    }
     let stdio = ours.with_master(told.master).map_err(start)?;
     Ok(Launched {
         pid: child.pid,
@@ -156,10 +160,17 @@ pub fn join(
     .map_err(start)?;
     drop(theirs);
     drop(child_end);
-    let told = listen(&channel).map_err(LaunchError::of_exec);
+    let told = listen(&channel).map_err(LaunchError::of_exec)?;
     // The helper ends as soon as it has made the process, which is then tether's child.
     let _ = process::wait(helper.pid);
-    let told = told?;
+    if let Some(error) = told.error {
+        // What could not become a program is gone before anybody hears of it: the container and
+        // `docker top` never see a process of tether's.
+        if told.pid != 0 {
+            let _ = process::wait(told.pid);
+        }
+        return Err(error.of_exec());
+    }
     let stdio = ours.with_master(told.master).map_err(start)?;
     Ok(Launched {
         pid: told.pid,
@@ -244,9 +255,11 @@ fn fail(channel: BorrowedFd<'_>, outcome: Result<i32, LaunchError>) -> i32 {
 struct Told {
     master: Option<OwnedFd>,
     pid: i32,
+    error: Option<LaunchError>,
 }
 
-/// Hears the child until it has become its program.
+/// Hears the child until it has become its program, or everybody who could speak has ended: an error
+/// may come before the process id of who had it.
 fn listen(channel: &OwnedFd) -> Result<Told, LaunchError> {
     let mut told = Told::default();
     let mut buffer = [0; 4096];
@@ -260,7 +273,7 @@ fn listen(channel: &OwnedFd) -> Result<Told, LaunchError> {
             Some(b'p') => told.pid = text.parse().unwrap_or(0),
             _ => {
                 let (code, text) = text.split_once(' ').unwrap_or(("128", &text));
-                return Err(LaunchError {
+                told.error.get_or_insert(LaunchError {
                     text: text.to_owned(),
                     code: code.parse().unwrap_or(128),
                 });

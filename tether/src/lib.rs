@@ -25,6 +25,7 @@ pub mod logport;
 pub mod network;
 pub mod reaper;
 pub mod rpc;
+pub mod signals;
 
 /// Writes one line to standard error, where the engine or the kernel's console keeps it.
 #[macro_export]

@@ -19,11 +19,11 @@ use tether_sys::process::{self, Ended};
 use tether_sys::signals::SignalFd;
 
 use super::{BootError, Machine, prepare, report};
-use crate::guest::signal_number;
 use crate::launch::{self, Sandbox, Stdio};
 use crate::logport::LogPort;
 use crate::network::{Network, names};
 use crate::rpc::Rpc;
+use crate::signals::signal_number;
 use crate::{clock, disk, say};
 
 /// The document for `vch`.

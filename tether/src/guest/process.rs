@@ -12,7 +12,7 @@ use crate::launch::Launched;
 /// Output that waits for a first subscriber.
 const WAITING: usize = WINDOW;
 /// How long it waits.
-const WAITS_FOR: Duration = Duration::from_secs(10);
+const WAITS_FOR: Duration = Duration::from_secs(30);
 /// Bytes read from a process at once.
 pub const CHUNK: usize = 64 * 1024;
 

@@ -28,16 +28,19 @@ pub fn list(primary: i32, passwd: &str) -> Vec<ProcessRow> {
         if namespace_of(pid).ok().as_ref() != Some(&namespace) {
             continue;
         }
-        if let Some((outer_parent, row)) = describe(&entry.path(), boot, passwd) {
-            inside.insert(pid, row.pid);
-            found.push((outer_parent, row));
+        if let Some(seen) = describe(&entry.path(), boot, passwd) {
+            inside.insert(pid, seen.row.pid);
+            found.push(seen);
         }
     }
     let mut rows: Vec<_> = found
         .into_iter()
-        .map(|(parent, row)| ProcessRow {
-            ppid: inside.get(&parent).copied().unwrap_or(0),
-            ..row
+        .filter_map(|seen| {
+            let ppid = inside.get(&seen.parent).copied().unwrap_or(0);
+            // One that has ended and is tether's child is about to be reaped: its end is not told yet,
+            // and nobody else could do anything about it.
+            let ours = seen.ended && ppid == 0 && seen.row.pid != 1;
+            (!ours).then_some(ProcessRow { ppid, ..seen.row })
         })
         .collect();
     rows.sort_by_key(|row| row.pid);
@@ -78,7 +81,16 @@ fn boot_time() -> i64 {
         .unwrap_or(0)
 }
 
-fn describe(dir: &Path, boot: i64, passwd: &str) -> Option<(i32, ProcessRow)> {
+/// A process as `/proc` shows it.
+struct Seen {
+    row: ProcessRow,
+    /// Its parent, as tether sees it.
+    parent: i32,
+    /// It has ended, and waits for its parent to notice.
+    ended: bool,
+}
+
+fn describe(dir: &Path, boot: i64, passwd: &str) -> Option<Seen> {
     let status = fs::read_to_string(dir.join("status")).ok()?;
     let field = |name: &str| {
         status
@@ -102,6 +114,7 @@ fn describe(dir: &Path, boot: i64, passwd: &str) -> Option<(i32, ProcessRow)> {
         .replace('\0', " ");
     let uid = field("Uid")?.split_whitespace().next()?.to_owned();
     let terminal = number(4);
+    let ended = matches!(numbers.first(), Some(&("Z" | "X")));
     let row = ProcessRow {
         user: user_name(passwd, &uid).unwrap_or(uid),
         pid: field("NSpid")?.split_whitespace().last()?.parse().ok()?,
@@ -113,13 +126,17 @@ fn describe(dir: &Path, boot: i64, passwd: &str) -> Option<(i32, ProcessRow)> {
             format!("pts/{}", terminal & 0xff)
         },
         cpu_seconds: (number(11) + number(12)) / TICKS,
-        command: if command.is_empty() {
-            format!("[{}]", field("Name")?)
-        } else {
-            command
+        command: match field("Name")? {
+            name if ended => format!("[{name}] <defunct>"),
+            name if command.is_empty() => format!("[{name}]"),
+            _ => command,
         },
     };
-    Some((field("PPid")?.parse().ok()?, row))
+    Some(Seen {
+        row,
+        parent: field("PPid")?.parse().ok()?,
+        ended,
+    })
 }
 
 fn user_name(passwd: &str, uid: &str) -> Option<String> {

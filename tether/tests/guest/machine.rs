@@ -25,7 +25,7 @@ use tether_protocol::session::{
 use tether_sys::loopdev::{LoopDevice, Options};
 
 pub const ID: &str = "c0ffee0000000000000000000000000000000000000000000000000000000001";
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The static program: the tests' own build of it, or the one that was named.
 fn program() -> PathBuf {
