@@ -136,7 +136,10 @@ impl Bench {
         // The peer has a loopback interface of its own, so it gets a registry there, over the same files.
         let beside = Registry::beside(&self.world.registry, &self.peer.network_namespace())?;
         let names = [
-            format!("host.docker.internal:{}/test/large:1", self.world.registry.port),
+            format!(
+                "host.docker.internal:{}/test/large:1",
+                self.world.registry.port
+            ),
             format!("localhost:{}/test/large:1", beside.port),
         ];
         let bytes = f64::from(LAYERS) * f64::from(u32::try_from(LAYER)?);

@@ -9,6 +9,7 @@ pub mod installed;
 pub mod pyvmomi;
 pub mod registry;
 pub mod run;
+pub mod timeline;
 pub mod world;
 
 use std::path::PathBuf;

@@ -47,6 +47,8 @@ enum Chore {
         /// Repetitions of each figure, then the number of containers for `ps`
         args: Vec<String>,
     },
+    /// Shows where the time of one `docker run --rm busybox true` goes
+    Timeline,
     /// Checks the rules that the compiler does not: dependency direction, file headers, words
     Lint,
     /// Prints the table of features and writes docs/FEATURES.md
@@ -71,7 +73,8 @@ fn main() -> Result<()> {
         Chore::Build => build(),
         Chore::Setup { tests } => setup::install(tests),
         Chore::Test { package } => test::run(&package),
-        Chore::Bench { args } => bench(&args),
+        Chore::Bench { args } => system("bench", &args),
+        Chore::Timeline => system("timeline", &[]),
         Chore::Lint => lint::run(),
         Chore::Features { check } => features::run(check),
         Chore::Generate { check: true } => generate::check(),
@@ -101,7 +104,8 @@ pub(crate) fn build() -> Result<()> {
     image::build_isos()
 }
 
-fn bench(args: &[String]) -> Result<()> {
+/// Runs a program of the system tests' crate on a release build.
+fn system(program: &str, args: &[String]) -> Result<()> {
     setup::install(true)?;
     build()?;
     let cargo = [
@@ -110,7 +114,7 @@ fn bench(args: &[String]) -> Result<()> {
         "--package",
         "system-tests",
         "--bin",
-        "bench",
+        program,
         "--",
     ];
     run(Command::new("cargo")
