@@ -187,7 +187,7 @@ async fn build(
     let settings = context.settings();
     let parent = disk_path(context, &image.chain_id);
     let config = record
-        .vm(settings, &parent)
+        .vm(settings, &parent, context.system().cpu_mhz)
         .map_err(|why| Error::failed("write the container's configuration", &why))?;
     let keys = config
         .extra_config

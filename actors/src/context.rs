@@ -17,6 +17,7 @@ use crate::ids::ContainerId;
 use crate::image::{self, disk::DiskAccess};
 use crate::network;
 use crate::snapshot::Snapshots;
+use crate::system::{Capacity, SystemInfo};
 use crate::volume;
 use crate::vsphere::Vsphere;
 
@@ -186,9 +187,11 @@ struct Inner {
     vsphere: Vsphere,
     tree: Tree,
     disks: Arc<dyn DiskAccess>,
+    system: RwLock<Arc<SystemInfo>>,
     addresses: Addresses,
     containers: RwLock<Containers>,
     layers: RwLock<Layers>,
+    promises: network::Promises,
 }
 
 /// The lasting addresses of the actors of which there is one.
@@ -204,8 +207,8 @@ pub struct Addresses {
     pub images: Address<SupervisorMessage>,
     /// All volumes.
     pub volumes: Address<volume::Message>,
-    /// The default bridge.
-    pub bridge: Address<network::Message>,
+    /// The networks, by id.
+    pub networks: network::Addresses,
     /// The supervisor of containers.
     pub containers: Address<SupervisorMessage>,
     /// The standing watch.
@@ -236,9 +239,11 @@ impl Context {
                 vsphere,
                 tree,
                 disks,
+                system: RwLock::default(),
                 addresses: Addresses::default(),
                 containers: RwLock::default(),
                 layers: RwLock::default(),
+                promises: network::Promises::default(),
             }),
         }
     }
@@ -271,6 +276,39 @@ impl Context {
     /// The actors of which there is one.
     pub fn addresses(&self) -> &Addresses {
         &self.inner.addresses
+    }
+
+    /// A network's address.
+    pub fn network(&self, id: crate::ids::NetworkId) -> Option<&Address<network::Message>> {
+        self.inner.addresses.networks.0.get(&id)
+    }
+
+    /// The addresses that are promised to containers which are being made.
+    pub(crate) fn promises(&self) -> &network::Promises {
+        &self.inner.promises
+    }
+
+    /// Facts about the host.
+    pub fn system(&self) -> Arc<SystemInfo> {
+        let system = self.inner.system.read();
+        system.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets the facts about the host that its configuration gives.
+    pub(crate) fn set_system(&self, system: SystemInfo) {
+        let place = self.inner.system.write();
+        *place.unwrap_or_else(PoisonError::into_inner) = Arc::new(system);
+    }
+
+    /// Completes the facts about the host by what vSphere shows.
+    pub(crate) fn set_capacity(&self, found: &Capacity) {
+        self.set_system(SystemInfo {
+            cpus: found.cpus,
+            cpu_mhz: found.cpu_mhz,
+            memory: found.memory,
+            operating_system: found.product.clone(),
+            ..(*self.system()).clone()
+        });
     }
 
     /// Publishes an event; never waits.

@@ -53,10 +53,10 @@ impl Engine {
     }
 
     /// The engine of a running world.
-    pub(crate) fn over(context: Context, system: SystemInfo) -> Self {
+    pub(crate) fn over(context: Context) -> Self {
         Self {
             snapshots: context.snapshots().clone(),
-            system: Arc::new(system),
+            system: context.system(),
             context: Some(context),
         }
     }
@@ -109,8 +109,11 @@ impl Engine {
     }
 
     /// Facts about the host.
-    pub fn system(&self) -> &SystemInfo {
-        &self.system
+    pub fn system(&self) -> Arc<SystemInfo> {
+        match &self.context {
+            Some(context) => context.system(),
+            None => self.system.clone(),
+        }
     }
 
     /// The container that a client means (see [`Snapshots::find_container`]).

@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use strategy::{Address, BusyGuard, ChildSpec, Nursery, SupervisorMessage};
 use tokio::sync::watch;
 use vmomi::ManagedObjectReference;
 use vmomi::client::{Client, Config};
@@ -24,7 +25,9 @@ use vmomi::types::{
     VirtualDiskFlatVer2BackingInfo, VirtualMachineConfigSpec, VirtualMachinePowerState,
 };
 
+use crate::context::Context;
 use crate::error::Error;
+use crate::watch::Watch;
 
 /// What is read of a container's VM, and watched.
 pub const VM_PROPERTIES: [&str; 4] = [
@@ -42,6 +45,22 @@ const SESSION_WAIT: Duration = Duration::from_secs(10);
 pub struct Vsphere {
     client: Arc<watch::Sender<Option<(u64, Client)>>>,
     datacenter: Arc<str>,
+    session: Address<Message>,
+}
+
+/// A client that is lent for some calls: the session is busy until it is given back.
+#[derive(Debug)]
+pub struct Lent {
+    client: Client,
+    _busy: BusyGuard,
+}
+
+impl std::ops::Deref for Lent {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
 }
 
 /// A VM's properties that matter.
@@ -103,23 +122,38 @@ impl Vsphere {
         Self {
             client: Arc::new(watch::Sender::new(None)),
             datacenter: datacenter.into(),
+            session: Address::default(),
         }
+    }
+
+    /// The session actor's address.
+    pub(crate) fn session(&self) -> &Address<Message> {
+        &self.session
     }
 
     /// The session's client; waits a little while there is none.
     ///
     /// # Errors
     /// [`Error::Failed`], retryable, when there is no session in time.
-    pub async fn client(&self) -> Result<Client, Error> {
+    pub async fn client(&self) -> Result<Lent, Error> {
+        let busy = self.session.busy().request();
         let mut session = self.client.subscribe();
         let found = tokio::time::timeout(SESSION_WAIT, session.wait_for(Option::is_some)).await;
         match found {
             Ok(Ok(session)) => session
                 .as_ref()
-                .map(|(_, client)| client.clone())
+                .map(|(_, client)| Lent {
+                    client: client.clone(),
+                    _busy: busy,
+                })
                 .ok_or_else(no_session),
             _ => Err(no_session()),
         }
+    }
+
+    /// Tells of every change of the session.
+    pub(crate) fn sessions(&self) -> watch::Receiver<Option<(u64, Client)>> {
+        self.client.subscribe()
     }
 
     /// Reads what matters of one VM; `None` when there is no such VM.
@@ -447,6 +481,9 @@ pub fn pool_spec(pool: &ManagedObjectReference) -> PropertyFilterSpec {
 pub enum Message {
     /// Answers when there is a session.
     Ping(ractor::RpcReplyPort<()>),
+    /// Internal: for its child, the watch.
+    #[doc(hidden)]
+    Child(SupervisorMessage),
 }
 
 /// The session actor.
@@ -458,8 +495,8 @@ pub struct SessionActor;
 pub struct Args {
     /// Where and as whom to log in.
     pub config: Config,
-    /// The handle that it serves.
-    pub vsphere: Vsphere,
+    /// What all share; also the handle that it serves.
+    pub context: Context,
 }
 
 /// A session that is up. Dropped with its actor, it leaves the handle without a session.
@@ -467,6 +504,8 @@ pub struct Args {
 pub struct Session {
     vsphere: Vsphere,
     number: u64,
+    /// The watch: it lives on this session, and ends with it.
+    children: Nursery,
 }
 
 impl Drop for Session {

@@ -2,19 +2,25 @@
 //!
 //! ```text
 //! vch
-//! ├─ vsphere, events, appliance, volumes, bridge, watch, serial
-//! ├─ images      repository, layer(chain)…
-//! └─ containers  container(id)…  └─ link
+//! ├─ vsphere     └─ watch
+//! ├─ events, appliance
+//! ├─ images      repository, layer(chain)…, pull…
+//! ├─ volumes     volume(name)…
+//! ├─ networks    network(name)…
+//! ├─ containers  container(id)…  └─ link, exec(id)…
+//! ├─ serial
+//! └─ personas    docker
 //! ```
 //! All one for one: no child's crash concerns a sibling, because all are found again by their lasting addresses.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ractor::{Actor, ActorCell, ActorRef};
 use strategy::{
-    Address, ChildSpec, Policy, Restart, Supervisor, SupervisorArgs, SupervisorMessage, Tree,
+    Address, Children, ChildSpec, Policy, Supervisor, SupervisorArgs, SupervisorMessage, Tree,
 };
+use tokio::task::AbortHandle;
 use vmomi::client::Config;
 
 use crate::Engine;
@@ -25,12 +31,35 @@ use crate::error::Error;
 use crate::events::Events;
 use crate::image::disk::DiskAccess;
 use crate::image::repository::Repository;
-use crate::network::Bridge;
+use crate::network;
 use crate::serial::{self, Serial};
 use crate::system::SystemInfo;
 use crate::volume::Volumes;
 use crate::vsphere::{self, SessionActor, Vsphere};
-use crate::watch::Watch;
+
+/// Every kind of actor that there is, as the live tree names them.
+pub const KINDS: [&str; 20] = [
+    "vch",
+    "vsphere",
+    "watch",
+    "events",
+    "appliance",
+    "images",
+    "repository",
+    "layer",
+    "pull",
+    "volumes",
+    "volume",
+    "networks",
+    "network",
+    "containers",
+    "container",
+    "link",
+    "exec",
+    "serial",
+    "personas",
+    "docker",
+];
 
 /// What a world is made from.
 #[derive(Debug, Clone)]
@@ -56,6 +85,16 @@ pub struct World {
     pub tree: Tree,
     root: ActorRef<SupervisorMessage>,
     serial: Address<serial::Message>,
+    personas: Personas,
+    /// The task that looks at the resource pool.
+    looking: AbortHandle,
+}
+
+/// The personas and their supervisor.
+#[derive(Debug, Clone, Default)]
+struct Personas {
+    specs: Arc<Mutex<Vec<ChildSpec>>>,
+    address: Address<SupervisorMessage>,
 }
 
 impl World {
@@ -67,71 +106,86 @@ impl World {
         let tree = Tree::default();
         let vsphere = Vsphere::new(&args.settings.datacenter);
         let context = Context::new(args.settings, vsphere.clone(), args.disks, tree.clone());
+        context.set_system(args.system);
         let addresses = context.addresses().clone();
         let serial = Address::default();
         let session = vsphere::Args {
             config: args.vsphere,
-            vsphere,
+            context: context.clone(),
         };
         let hub = serial::Args {
             context: context.clone(),
             listen: args.serial,
             bound: Arc::new(OnceLock::new()),
+            busy: serial.busy().clone(),
         };
+        let events = addresses.events.busy().clone();
+        let personas = Personas::default();
         let children = vec![
-            ChildSpec::new(
-                "vsphere",
-                Restart::Permanent,
-                Address::default(),
-                move || (SessionActor, session.clone()),
-            ),
-            ChildSpec::new(
-                "events",
-                Restart::Permanent,
-                addresses.events.clone(),
-                || (Events, ()),
-            ),
+            ChildSpec::only("vsphere", vsphere.session().clone(), move || {
+                (SessionActor, session.clone())
+            }),
+            ChildSpec::only("events", addresses.events.clone(), move || {
+                (Events, events.clone())
+            }),
             with(&context, "appliance", addresses.appliance.clone(), || {
                 Appliance
             }),
-            supervisor("images", addresses.images.clone(), images(&context)),
+            supervisor("images", addresses.images.clone(), &tree, images(&context)),
             with(&context, "volumes", addresses.volumes.clone(), || Volumes),
-            with(&context, "bridge", addresses.bridge.clone(), || Bridge),
+            supervisor(
+                "networks",
+                Address::default(),
+                &tree,
+                network::children(&context),
+            ),
             supervisor(
                 "containers",
                 addresses.containers.clone(),
-                SupervisorArgs {
-                    path: "vch/containers".into(),
-                    policy: policy(),
-                    tree: tree.clone(),
-                    children: containers::children(&context),
-                },
+                &tree,
+                containers::children(&context),
             ),
-            with(&context, "watch", addresses.watch.clone(), || Watch),
-            ChildSpec::new("serial", Restart::Permanent, serial.clone(), move || {
-                (Serial, hub.clone())
-            }),
+            ChildSpec::only("serial", serial.clone(), move || (Serial, hub.clone())),
+            supervisor(
+                "personas",
+                personas.address.clone(),
+                &tree,
+                personas.children(),
+            ),
         ];
         let root = SupervisorArgs::fixed("vch", policy(), &tree, children);
         let (root, _) = Supervisor::spawn(None, Supervisor, root)
             .await
             .map_err(|why| Error::failed("start the root supervisor", &why))?;
-        tree.enter("vch", root.get_cell(), Default::default());
-        let engine = Engine::over(context, args.system);
+        tree.enter("vch", "vch", root.get_cell(), Default::default());
+        let looking = crate::system::keep(&context).await;
+        let engine = Engine::over(context);
         Ok(Self {
             engine,
             tree,
             root,
             serial,
+            personas,
+            looking: looking.abort_handle(),
         })
     }
 
-    /// Adds a persona under the root.
+    /// Adds a persona.
     ///
     /// # Errors
     /// [`Error::Failed`] when it cannot start.
     pub async fn add(&self, child: ChildSpec) -> Result<(), Error> {
-        ractor::call!(self.root, SupervisorMessage::AddChild, child)
+        let specs = &self.personas.specs;
+        specs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(child.clone());
+        let deadline = std::time::Duration::from_secs(30);
+        let added = self.personas.address.ask(deadline, |reply| {
+            SupervisorMessage::AddChild(child.clone(), reply)
+        });
+        added
+            .await
             .map_err(|why| Error::failed("add a persona", &why))?
             .map_err(|why| Error::internal("add a persona", why))
     }
@@ -153,6 +207,7 @@ impl World {
 
     /// Stops all actors. Containers keep running.
     pub async fn stop(self) {
+        self.looking.abort();
         // An actor that hangs is killed at the end of its time by its supervisor.
         let _ = self
             .root
@@ -161,40 +216,57 @@ impl World {
     }
 }
 
-/// The images' supervisor: the repository, and layers and pulls as they come.
-fn images(context: &Context) -> SupervisorArgs {
+impl Personas {
+    /// All that were added, at each start of their supervisor.
+    fn children(&self) -> Children {
+        let specs = self.specs.clone();
+        Arc::new(move || {
+            let specs = specs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            Box::pin(async move { Ok(specs) })
+        })
+    }
+}
+
+/// The images' supervisor's children: the repository; layers and pulls as they come.
+fn images(context: &Context) -> Children {
     let context = context.clone();
-    let tree = context.tree().clone();
-    let children: strategy::Children = Arc::new(move || {
+    Arc::new(move || {
         context.leave_all_layers();
         let address = context.addresses().repository.clone();
         let repository = with(&context, "repository", address, || Repository);
         Box::pin(async move { Ok(vec![repository]) })
-    });
-    SupervisorArgs {
-        path: "vch/images".into(),
-        policy: policy(),
-        tree,
-        children,
-    }
+    })
 }
 
 fn policy() -> Policy {
     Policy::default()
 }
 
-fn with<A>(context: &Context, id: &str, address: Address<A::Msg>, actor: fn() -> A) -> ChildSpec
+fn with<A>(
+    context: &Context,
+    id: &'static str,
+    address: Address<A::Msg>,
+    actor: fn() -> A,
+) -> ChildSpec
 where
     A: Actor<Arguments = Context>,
 {
     let context = context.clone();
-    ChildSpec::new(id, Restart::Permanent, address, move || {
-        (actor(), context.clone())
-    })
+    ChildSpec::only(id, address, move || (actor(), context.clone()))
 }
 
-fn supervisor(id: &str, address: Address<SupervisorMessage>, args: SupervisorArgs) -> ChildSpec {
-    ChildSpec::new(id, Restart::Permanent, address, move || {
-        (Supervisor, args.clone())
-    })
+/// A supervisor below the root.
+fn supervisor(
+    id: &'static str,
+    address: Address<SupervisorMessage>,
+    tree: &Tree,
+    children: Children,
+) -> ChildSpec {
+    let args = SupervisorArgs {
+        path: format!("vch/{id}"),
+        policy: policy(),
+        tree: tree.clone(),
+        children,
+    };
+    ChildSpec::only(id, address, move || (Supervisor, args.clone()))
 }

@@ -11,17 +11,18 @@ use tether_protocol::config::{
 use time::OffsetDateTime;
 use vmomi::Any;
 use vmomi::types::{
-    OptionValue, ParaVirtualSCSIController, VirtualCdrom, VirtualCdromIsoBackingInfo,
-    VirtualDeviceConfigSpec, VirtualDeviceConfigSpecFileOperation,
-    VirtualDeviceConfigSpecOperation, VirtualDeviceConnectInfo, VirtualDisk,
-    VirtualDiskFlatVer2BackingInfo, VirtualEthernetCardNetworkBackingInfo, VirtualIDEController,
-    VirtualMachineConfigSpec, VirtualMachineFileInfo, VirtualSerialPort,
-    VirtualSerialPortFileBackingInfo, VirtualSerialPortURIBackingInfo, VirtualVmxnet3,
+    OptionValue, ParaVirtualSCSIController, ResourceAllocationInfo, SharesInfo, SharesLevel,
+    VirtualCdrom, VirtualCdromIsoBackingInfo, VirtualDeviceConfigSpec,
+    VirtualDeviceConfigSpecFileOperation, VirtualDeviceConfigSpecOperation,
+    VirtualDeviceConnectInfo, VirtualDisk, VirtualDiskFlatVer2BackingInfo,
+    VirtualEthernetCardNetworkBackingInfo, VirtualIDEController, VirtualMachineConfigSpec,
+    VirtualMachineFileInfo, VirtualSerialPort, VirtualSerialPortFileBackingInfo,
+    VirtualSerialPortURIBackingInfo, VirtualVmxnet3,
 };
 
 use super::event::{Power, Process, VmView};
 use super::snapshot::{EndpointSnapshot, MountSnapshot};
-use super::spec::{CreateSpec, MountSpec, ProcessSpec, SecuritySpec};
+use super::spec::{CreateSpec, MountSpec, ProcessSpec, Resources, SecuritySpec};
 use crate::context::Settings;
 use crate::ids::{ContainerId, EndpointId, NetworkId};
 
@@ -151,7 +152,7 @@ impl Record {
         vm_name(&self.name, self.id)
     }
 
-    /// The whole VM.
+    /// The whole VM. A share of a CPU becomes a limit in MHz, where the CPUs' speed is known.
     ///
     /// # Errors
     /// When the record cannot be written as JSON.
@@ -159,6 +160,7 @@ impl Record {
         &self,
         settings: &Settings,
         parent_disk: &str,
+        cpu_mhz: u32,
     ) -> Result<VirtualMachineConfigSpec, serde_json::Error> {
         let mut keys = self.guest_config(settings).encode();
         keys.extend(self.hidden()?);
@@ -184,6 +186,7 @@ impl Record {
             }),
             num_cpus: Some(i32::try_from(cpus).unwrap_or(1)),
             memory_mb: Some(i64::try_from(megabytes.div_ceil(4) * 4).unwrap_or(i64::MAX)),
+            cpu_allocation: cpu_allocation(&self.spec.resources, cpus, cpu_mhz),
             device_change: self.devices(settings, parent_disk),
             extra_config: option_values(keys),
             ..Default::default()
@@ -451,6 +454,35 @@ pub fn session_of(process: &ProcessSpec, security: &SecuritySpec) -> Session {
     }
 }
 
+/// vSphere's share of a CPU that docker calls 1024.
+const SHARES: u64 = 1000;
+
+/// What `--cpus` and `--cpu-shares` are on vSphere; none: its defaults.
+fn cpu_allocation(
+    resources: &Resources,
+    cpus: u32,
+    cpu_mhz: u32,
+) -> Option<ResourceAllocationInfo> {
+    let limit = match resources.nano_cpus {
+        0 => None,
+        nano => i64::try_from(u128::from(nano) * u128::from(cpu_mhz) / 1_000_000_000).ok(),
+    };
+    let shares = match u64::from(resources.cpu_shares) {
+        0 => None,
+        shares => i32::try_from((shares * SHARES * u64::from(cpus) / 1024).max(1)).ok(),
+    };
+    let allocation = ResourceAllocationInfo {
+        limit: limit.filter(|mhz| *mhz > 0),
+        shares: shares.map(|shares| SharesInfo {
+            shares,
+            level: SharesLevel::Custom,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    (allocation.limit.is_some() || allocation.shares.is_some()).then_some(allocation)
+}
+
 /// The name of a container's VM.
 pub fn vm_name(name: &str, id: ContainerId) -> String {
     format!("{name}-{}", id.short())
@@ -552,4 +584,26 @@ pub fn disk(
         ..Default::default()
     }
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_cpu_are_a_limit_in_mhz_and_shares_are_relative_to_dockers_1024() {
+        let asked = |nano_cpus, cpu_shares| Resources {
+            nano_cpus,
+            cpu_shares,
+            ..Resources::default()
+        };
+        assert_eq!(cpu_allocation(&asked(0, 0), 2, 2400), None);
+        let half = cpu_allocation(&asked(500_000_000, 0), 1, 2400).expect("a limit");
+        assert_eq!((half.limit, half.shares), (Some(1200), None));
+        // Without the CPUs' speed only their number can be given.
+        assert_eq!(cpu_allocation(&asked(500_000_000, 0), 1, 0), None);
+        let shares = cpu_allocation(&asked(0, 512), 2, 2400).and_then(|a| a.shares);
+        let shares = shares.expect("shares");
+        assert_eq!((shares.shares, shares.level), (1000, SharesLevel::Custom));
+    }
 }

@@ -46,7 +46,7 @@ pub async fn ping(call: Call) -> Result<Reply, ApiError> {
 /// `GET /version`.
 pub async fn version(call: Call) -> Result<Reply, ApiError> {
     let system = call.engine().system();
-    let kernel = kernel_version(system);
+    let kernel = kernel_version(&system);
     let engine = if system.version.is_empty() {
         VERSION
     } else {
@@ -170,7 +170,7 @@ pub async fn info(call: Call) -> Result<Reply, ApiError> {
             "CgroupDriver": "none",
             "CgroupVersion": "2",
             "NEventsListener": 0,
-            "KernelVersion": kernel_version(system),
+            "KernelVersion": kernel_version(&system),
             "OperatingSystem": system.operating_system,
             "OSVersion": "",
             "OSType": "linux",

@@ -263,12 +263,19 @@ fn own_address(target: &Config) -> IpAddr {
     reach().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
+/// The kernel that this program runs on: containers' guests boot the same one.
+fn kernel_version() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    text.trim().to_owned()
+}
+
 fn system(config: &ApplianceConfig, settings: &Settings) -> SystemInfo {
     SystemInfo {
         id: config.executor.id.clone(),
         name: config.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         operating_system: "vSphere".into(),
+        kernel_version: kernel_version(),
         image_store: settings.image_path(""),
         volume_stores: config
             .storage

@@ -220,8 +220,8 @@ impl Engine {
         &self.snapshots
     }
 
-    pub fn system(&self) -> &SystemInfo {
-        &self.system
+    pub fn system(&self) -> Arc<SystemInfo> {
+        self.system.clone()
     }
 
     /// How many messages to actors there would have been.
