@@ -1,9 +1,11 @@
 //! Faults by rule, and a record of every call.
 //!
 //! A rule is `Method:when:what`. `when` is `*`, a count (`3`: the next three calls) or a
-//! probability (`0.2`). `what` is the name of a fault, `delay=MS`, `stall` (no answer ever),
+//! probability (`0.2`). `what` is the name of a fault, `delay=MS`, `late=MS` (the call is made at once,
+//! its answer is held back), `stall` (the call is not made, no answer ever),
 //! `drop` (the connection ends, the call is not made) or `drop-after` (the call is made, its answer
-//! is lost). `task=Fault` lets the call succeed and its task fail.
+//! is lost). `task=Fault` lets the call succeed and its task fail. Transfers of files are `GET /folder`,
+//! `PUT /folder` and so on; any fault's name fails them with status 500.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,6 +36,8 @@ pub enum Effect {
     TaskFault(String),
     /// The call is made later.
     Delay(Duration),
+    /// The call is made at once, and answers later.
+    Late(Duration),
     /// The call is not made, and never answers.
     Stall,
     /// The connection ends before the call is made.
@@ -79,6 +83,12 @@ impl FromStr for FaultRule {
                     .map_err(|_| format!("{ms:?} is no number of milliseconds"))?;
                 Effect::Delay(Duration::from_millis(ms))
             }
+            Some(("late", ms)) => {
+                let ms = ms
+                    .parse()
+                    .map_err(|_| format!("{ms:?} is no number of milliseconds"))?;
+                Effect::Late(Duration::from_millis(ms))
+            }
             Some(("task", fault)) => Effect::TaskFault(fault.to_owned()),
             Some(_) => return Err(format!("{what:?} is not known")),
             None => match what {
@@ -111,6 +121,7 @@ impl fmt::Display for FaultRule {
             Effect::Fault(name) => write!(f, ":{name}"),
             Effect::TaskFault(name) => write!(f, ":task={name}"),
             Effect::Delay(d) => write!(f, ":delay={}", d.as_millis()),
+            Effect::Late(d) => write!(f, ":late={}", d.as_millis()),
             Effect::Stall => f.write_str(":stall"),
             Effect::Drop => f.write_str(":drop"),
             Effect::DropAfter => f.write_str(":drop-after"),
@@ -212,6 +223,7 @@ mod tests {
             "PowerOnVM_Task:1:TaskInProgress",
             "*:0.25:drop",
             "Login:*:delay=20",
+            "PUT /folder:1:late=2500",
             "CreateVM_Task:2:task=FileAlreadyExists",
             "Login:*:stall",
             "Login:3:drop-after",

@@ -110,7 +110,7 @@ async fn route(
             Ok(text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n"))
         }
         (_, path) if path == "/folder" || path.starts_with("/folder/") => {
-            Ok(folder::serve(world, request).await)
+            folder::steered(world, request).await.ok_or(Dropped)
         }
         (_, path) if path.starts_with("/debug/") && world.config.debug => {
             if peer.ip().is_loopback() {

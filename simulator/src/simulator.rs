@@ -284,6 +284,12 @@ impl Simulator {
         self.inert.as_ref()?.console(instance)
     }
 
+    /// Every guest that is powered on from now on, on the inert engine, for a test to play its part.
+    #[must_use]
+    pub fn power_ons(&self) -> Option<tokio::sync::mpsc::UnboundedReceiver<Arc<InertGuest>>> {
+        Some(self.inert.as_ref()?.power_ons())
+    }
+
     /// Adds fault rules.
     ///
     /// # Errors

@@ -181,12 +181,14 @@ pub(crate) async fn handle(world: &Arc<World>, http: HttpCall, body: &[u8]) -> A
     };
     let name = request.method.name;
     let mut lose_reply = false;
+    let mut late = None;
     let mut task_fault = None;
     match world.faults.on_call(name) {
         None => {}
         Some(Effect::Drop) => return Answer::Drop,
         Some(Effect::DropAfter) => lose_reply = true,
         Some(Effect::Delay(time)) => tokio::time::sleep(time).await,
+        Some(Effect::Late(time)) => late = Some(time),
         Some(Effect::Stall) => std::future::pending::<()>().await,
         Some(Effect::TaskFault(name)) => task_fault = Some(name),
         Some(Effect::Fault(name)) => return fault(&Fault::plain(&name), version),
@@ -215,6 +217,9 @@ pub(crate) async fn handle(world: &Arc<World>, http: HttpCall, body: &[u8]) -> A
         elapsed = ?started.elapsed(),
         "call"
     );
+    if let Some(time) = late {
+        tokio::time::sleep(time).await;
+    }
     if lose_reply {
         return Answer::Drop;
     }

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     BoxFuture, DiskSlot, DiskSpec, EngineError, Guest, GuestEngine, GuestEvent, PowerOffCause,
@@ -18,7 +18,11 @@ type Consoles = Arc<Mutex<HashMap<String, Arc<InertGuest>>>>;
 #[derive(Clone, Debug, Default)]
 pub struct InertEngine {
     guests: Consoles,
+    watchers: Watchers,
 }
+
+/// Who wants to play the guests that are powered on from now on.
+type Watchers = Arc<Mutex<Vec<mpsc::UnboundedSender<Arc<InertGuest>>>>>;
 
 impl InertEngine {
     /// Makes the engine.
@@ -31,6 +35,14 @@ impl InertEngine {
     #[must_use]
     pub fn console(&self, instance: &str) -> Option<Arc<InertGuest>> {
         lock(&self.guests).get(instance).cloned()
+    }
+
+    /// Hands over every guest that is powered on from now on, to play its part.
+    #[must_use]
+    pub fn power_ons(&self) -> mpsc::UnboundedReceiver<Arc<InertGuest>> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        lock(&self.watchers).push(sender);
+        receiver
     }
 }
 
@@ -52,8 +64,10 @@ impl GuestEngine for InertEngine {
                 spec,
                 events: Some(events),
             }),
+            over: watch::Sender::new(false),
         });
         lock(&self.guests).insert(guest.instance.clone(), Arc::clone(&guest));
+        lock(&self.watchers).retain(|watcher| watcher.send(Arc::clone(&guest)).is_ok());
         Box::pin(async move {
             Ok(PoweredOn {
                 guest,
@@ -78,6 +92,7 @@ pub struct InertGuest {
     instance: String,
     guests: Consoles,
     state: Mutex<State>,
+    over: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -110,8 +125,15 @@ impl InertGuest {
         }
     }
 
+    /// Waits until the guest has ended: by itself, or because its power was cut.
+    pub async fn ended(&self) {
+        // The sender lives as long as we do.
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+
     /// Ends the guest with its last event.
     pub fn end(&self, event: GuestEvent) {
+        self.over.send_replace(true);
         if let Some(events) = lock(&self.state).events.take() {
             let _ = events.send(event);
         }

@@ -19,16 +19,45 @@ use tokio_util::io::ReaderStream;
 
 use super::{Body, full, session_cookie, text};
 use crate::datastore;
+use crate::faults::Effect;
 use crate::world::World;
 
 /// How much is read from a file at once.
 const CHUNK: usize = 256 << 10;
 
-/// Serves one request for a file.
-pub(crate) async fn serve(world: &Arc<World>, request: Request<Incoming>) -> Response<Body> {
-    world
+/// Serves one request for a file as the fault rules say; nothing when the connection shall end without a reply.
+pub(crate) async fn steered(
+    world: &Arc<World>,
+    request: Request<Incoming>,
+) -> Option<Response<Body>> {
+    let effect = world
         .faults
         .on_call(&format!("{} /folder", request.method()));
+    match effect {
+        None => Some(serve(world, request).await),
+        Some(Effect::Drop) => None,
+        Some(Effect::DropAfter) => {
+            serve(world, request).await;
+            None
+        }
+        Some(Effect::Delay(time)) => {
+            tokio::time::sleep(time).await;
+            Some(serve(world, request).await)
+        }
+        Some(Effect::Late(time)) => {
+            let response = serve(world, request).await;
+            tokio::time::sleep(time).await;
+            Some(response)
+        }
+        Some(Effect::Stall) => std::future::pending().await,
+        Some(Effect::Fault(name) | Effect::TaskFault(name)) => {
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            Some(text(status, format!("{name} by rule\n")))
+        }
+    }
+}
+
+async fn serve(world: &Arc<World>, request: Request<Incoming>) -> Response<Body> {
     if !authorized(world, &request) {
         let mut response = text(StatusCode::UNAUTHORIZED, "log in first\n");
         response.headers_mut().insert(
