@@ -19,7 +19,6 @@ mod session;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
@@ -37,9 +36,6 @@ use crate::watch::Watch;
 
 /// How many calls may be under way at a time; hostd serves about as many sessions' requests at once.
 pub const IN_FLIGHT: usize = 32;
-
-/// How often an idle session is used: vCenter ends one after 30 minutes.
-const KEEP_ALIVE: Duration = Duration::from_secs(600);
 
 /// A call under way.
 pub type Call<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
@@ -82,9 +78,10 @@ impl Client {
     pub async fn connect(config: Config) -> Result<Self, Error> {
         let session = Arc::new(Session::open(config).await?);
         let weak = Arc::downgrade(&session);
+        let interval = session.keep_alive();
         let keep_alive = tokio::spawn(async move {
             loop {
-                tokio::time::sleep(KEEP_ALIVE).await;
+                tokio::time::sleep(interval).await;
                 let Some(session) = weak.upgrade() else {
                     return;
                 };
@@ -182,8 +179,10 @@ impl Client {
     where
         M: Method<Response = ManagedObjectReference>,
     {
+        // First what it is awaited on: a call whose task nobody can await has an outcome that nobody learns.
+        let watch = self.watch().await?;
         let task = self.invoke(this, request).await?;
-        self.wait_task(&task).await
+        watch.task(&task).await
     }
 
     /// Ends the session.

@@ -106,7 +106,7 @@ impl DatastoreFiles {
     pub async fn length(&self, path: &str) -> Result<Option<u64>, Error> {
         let what = format!("HEAD {}", self.name(path));
         let response = self
-            .send(Method::HEAD, path, &what, |request| request)
+            .send(Method::HEAD, path, &what, self.time_for(0), |r| r)
             .await?;
         match response.status() {
             StatusCode::NOT_FOUND => Ok(None),
@@ -124,7 +124,7 @@ impl DatastoreFiles {
     pub async fn download(&self, path: &str) -> Result<Option<Download>, Error> {
         let what = format!("GET {}", self.name(path));
         let response = self
-            .send(Method::GET, path, &what, |request| request)
+            .send(Method::GET, path, &what, self.time_for(0), |r| r)
             .await?;
         match response.status() {
             StatusCode::NOT_FOUND => Ok(None),
@@ -151,7 +151,7 @@ impl DatastoreFiles {
             None => format!("bytes={from}-"),
         };
         let response = self
-            .send(Method::GET, path, &what, |request| {
+            .send(Method::GET, path, &what, self.time_for(0), |request| {
                 request.header(RANGE, range.clone())
             })
             .await?;
@@ -204,8 +204,8 @@ impl DatastoreFiles {
         let what = format!("PUT {}", self.name(path));
         let timeout = self.time_for(content.len() as u64);
         let response = self
-            .send(Method::PUT, path, &what, |r| {
-                r.timeout(timeout).body(content.clone())
+            .send(Method::PUT, path, &what, timeout, |r| {
+                r.body(content.clone())
             })
             .await?;
         self.stored(what, response.status())
@@ -225,10 +225,10 @@ impl DatastoreFiles {
         self.length(path).await?;
         let request = self
             .request(Method::PUT, path)
-            .timeout(self.time_for(length))
             .header(CONTENT_LENGTH, length)
             .body(reqwest::Body::wrap_stream(content.map_err(Into::into)));
-        let response = self.exchange("PUT", request, &what).await?;
+        let limit = self.time_for(length);
+        let response = self.exchange("PUT", request, &what, limit).await?;
         self.stored(what, response.status())
     }
 
@@ -274,12 +274,14 @@ impl DatastoreFiles {
         request
     }
 
-    /// Sends a request that can be sent again, and does so once after a new login.
+    /// Sends a request that can be sent again, and does so once after a new login, and when it found no answer as
+    /// often as [`Config::retry`](crate::Config::retry) says.
     async fn send(
         &self,
         method: Method,
         path: &str,
         what: &str,
+        limit: Duration,
         with: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, Error> {
         let name = match method {
@@ -287,15 +289,26 @@ impl DatastoreFiles {
             Method::PUT => "PUT",
             _ => "GET",
         };
-        let generation = self.client.session().generation();
-        let response = self
-            .exchange(name, with(self.request(method.clone(), path)), what)
-            .await?;
+        let session = self.client.session();
+        let generation = session.generation();
+        let mut attempt = 0;
+        let response = loop {
+            let request = with(self.request(method.clone(), path));
+            let error = match self.exchange(name, request, what, limit).await {
+                Ok(response) => break response,
+                Err(error) => error,
+            };
+            attempt += 1;
+            match session.retry().pause(attempt) {
+                Some(pause) if error.is_retryable() => tokio::time::sleep(pause).await,
+                _ => return Err(error),
+            }
+        };
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
         self.client.session().renew(generation).await?;
-        self.exchange(name, with(self.request(method, path)), what)
+        self.exchange(name, with(self.request(method, path)), what, limit)
             .await
     }
 
@@ -304,13 +317,22 @@ impl DatastoreFiles {
         name: &'static str,
         request: RequestBuilder,
         what: &str,
+        limit: Duration,
     ) -> Result<Response, Error> {
         let session = self.client.session();
         let begun = Instant::now();
-        let result = request.send().await;
-        let failed = !matches!(&result, Ok(r) if r.status().is_success());
+        // Until the answer begins: what comes after it takes as long as it takes.
+        let result = tokio::time::timeout(limit, request.send()).await;
+        let failed = !matches!(&result, Ok(Ok(r)) if r.status().is_success());
         session.record().add(name, begun.elapsed(), failed);
-        result.map_err(|source| session.transport(what, source, session.timeout()))
+        match result {
+            Ok(result) => result.map_err(|source| session.transport(what, source, limit)),
+            Err(_) => Err(Error::Timeout {
+                method: what.to_owned(),
+                host: session.host().to_owned(),
+                after: limit,
+            }),
+        }
     }
 
     fn refused(&self, what: String, status: StatusCode) -> Error {

@@ -51,6 +51,10 @@ pub struct Config {
     pub wait: Duration,
     /// How often, and after what pause, a call is sent again.
     pub retry: Retry,
+    /// How often an idle session is used: vCenter ends one after 30 minutes.
+    pub keep_alive: Duration,
+    /// How many objects one page of a large answer holds.
+    pub page: i32,
     /// What the client calls itself.
     pub user_agent: String,
 }
@@ -116,6 +120,8 @@ impl Config {
             timeout: Duration::from_secs(60),
             wait: Duration::from_secs(60),
             retry: Retry::default(),
+            keep_alive: Duration::from_secs(600),
+            page: 1000,
             user_agent: format!("vmomi/{}", env!("CARGO_PKG_VERSION")),
         })
     }

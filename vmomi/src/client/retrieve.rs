@@ -67,9 +67,6 @@ impl Properties {
     }
 }
 
-/// How many objects one page of a large answer holds.
-const PAGE: i32 = 1000;
-
 impl Client {
     /// Reads properties as filters say, all pages of them.
     ///
@@ -80,7 +77,7 @@ impl Client {
         let request = RetrievePropertiesExRequest {
             spec_set: specs,
             options: RetrieveOptions {
-                max_objects: Some(PAGE),
+                max_objects: Some(self.session().page()),
             },
         };
         let mut page = self.invoke(collector, request).await?;

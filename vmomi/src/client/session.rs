@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use super::config::{Config, Credentials};
-use super::error::Error;
+use super::error::{Error, Retry};
 use super::record::Record;
 use super::{Call, IN_FLIGHT};
 use crate::data::Data;
@@ -125,6 +125,15 @@ impl Session {
     }
     pub(crate) fn timeout(&self) -> Duration {
         self.config.timeout
+    }
+    pub(crate) fn keep_alive(&self) -> Duration {
+        self.config.keep_alive
+    }
+    pub(crate) fn page(&self) -> i32 {
+        self.config.page
+    }
+    pub(crate) fn retry(&self) -> Retry {
+        self.config.retry
     }
     pub(crate) fn longest_wait(&self) -> Duration {
         self.config.wait

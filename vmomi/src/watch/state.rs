@@ -262,6 +262,7 @@ impl Shared {
     /// Puts the tasks that are waited for on the list, and takes the finished ones off.
     pub(super) async fn list(&self) {
         let _building = self.building.lock().await;
+        let mut attempt = 0;
         loop {
             let (list, add, remove) = {
                 let mut state = self.state();
@@ -287,11 +288,36 @@ impl Shared {
                         state.lose(&task, "the server does not know the task");
                     }
                 }
+                // Listing twice what is on the list does no harm, and losing sight of a task does.
+                Err(error) if error.is_retryable() && self.pause(&mut attempt).await => {
+                    self.unlist(&add);
+                }
                 Err(error) => {
                     if !self.list_failed(&list, &add, &error) {
                         return;
                     }
                 }
+            }
+        }
+    }
+
+    /// Waits before another attempt; false when there were enough.
+    async fn pause(&self, attempt: &mut u32) -> bool {
+        *attempt += 1;
+        match self.session.retry().pause(*attempt) {
+            Some(pause) => {
+                tokio::time::sleep(pause).await;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn unlist(&self, tasks: &[ManagedObjectReference]) {
+        let mut state = self.state();
+        for task in tasks {
+            if let Some(awaited) = state.tasks.get_mut(&task.value) {
+                awaited.listed = false;
             }
         }
     }
@@ -304,12 +330,8 @@ impl Shared {
         error: &Error,
     ) -> bool {
         let gone = not_found(error);
+        self.unlist(add);
         let mut state = self.state();
-        for task in add {
-            if let Some(awaited) = state.tasks.get_mut(&task.value) {
-                awaited.listed = false;
-            }
-        }
         match gone {
             // The view went with its session: the waiting builds it anew.
             Some(gone) if gone == *list => {
