@@ -120,6 +120,12 @@ impl Installed {
         command
     }
 
+    /// Where docker's API is served, without TLS.
+    #[must_use]
+    pub fn docker_address(&self) -> SocketAddr {
+        self.docker
+    }
+
     /// One request to docker's API, without a client in between that would try again.
     ///
     /// # Errors

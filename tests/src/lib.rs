@@ -7,6 +7,7 @@ pub mod http;
 pub mod image;
 pub mod installed;
 pub mod pyvmomi;
+pub mod recorder;
 pub mod registry;
 pub mod run;
 pub mod timeline;

@@ -1,0 +1,200 @@
+//! `kill -9` of `vch`: the appliance's tether starts it again, and no container notices.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use system_tests::host;
+use system_tests::http::Body;
+use system_tests::image::Recipe;
+use system_tests::installed::{Installed, until};
+use system_tests::world::path;
+
+use super::log::{Reader, tail};
+use super::model::Model;
+use super::random::Random;
+use super::stage::{Ended, Stage};
+use super::workload::{self, IMAGE, Op, Outcome, TICKER, Verb, start_ticker};
+
+/// The tests of this file.
+pub const TESTS: &[(&str, super::Test)] = &[
+    (
+        "kill_9_of_vch_at_random_points_restarts_no_container",
+        at_random_points,
+    ),
+    ("exec_works_after_vch_was_killed_and_is_back", exec_works),
+];
+
+/// Each kill doubles tether's pause before the next start: six of them take six seconds of it.
+const KILLS: usize = 6;
+/// Until the next `vch` answers.
+const BACK: Duration = Duration::from_secs(60);
+const VERBS: [Verb; 9] = [
+    Verb::Create,
+    Verb::Start,
+    Verb::Stop,
+    Verb::Remove,
+    Verb::Exec,
+    Verb::VolumeCreate,
+    Verb::VolumeRemove,
+    Verb::Pull,
+    Verb::Load,
+];
+/// Runs until it is told to end, and then says so.
+const SURVIVOR: &str =
+    "echo here > /survivor; until [ -e /go ]; do sleep 0.05; done; echo over > /survivor";
+
+fn at_random_points() -> Result<()> {
+    let mut stage = Stage::set(2)?;
+    stage
+        .vch
+        .docker(&["exec", "-d", TICKER, "sh", "-c", SURVIVOR])?
+        .ok()?;
+    survivor(&stage.vch, "here")?;
+    let before = processes(&stage.vch)?;
+    ensure!(before.len() == 2, "{before:?}");
+    let attach = Reader::start(&stage.vch, &["attach", "--no-stdin", "--sig-proxy=false"]);
+    let logs = Reader::start(&stage.vch, &["logs", "-f", "--tail", "1"]);
+    for number in 0..KILLS {
+        let verb = *stage.random.choose(&VERBS).context("verb")?;
+        let op = stage.prepare(verb)?;
+        let delay = Duration::from_millis(stage.random.below(60) as u64);
+        let context = || {
+            format!(
+                "kill {number}, {delay:?} into {op:?}; seed {}; vch's log:\n{}",
+                Random::seed(),
+                stage.vch.log()
+            )
+        };
+        let (ended, took) = killed_during(&stage.vch, &op, delay).with_context(context)?;
+        eprintln!("kill {number}, {delay:?} into {op:?}: answers again after {took:?}");
+        ensure!(!matches!(ended.1, Outcome::Wrong(_)), "{ended:?}");
+        // The first answer is right, but for what was just being changed.
+        right_at_once(&stage.vch, &stage.model, &op).with_context(context)?;
+        stage.settle(&[ended])?;
+        ensure!(
+            processes(&stage.vch)? == before,
+            "a process was started again"
+        );
+        attach.alive(&stage.vch)?;
+        logs.alive(&stage.vch)?;
+    }
+    eprintln!(
+        "{} attaches, {} logs -f",
+        attach.sessions(),
+        logs.sessions()
+    );
+    stage.vch.docker(&["exec", TICKER, "touch", "/go"])?.ok()?;
+    survivor(&stage.vch, "over")?;
+    let all = stage.vch.docker(&["logs", TICKER])?.ok()?;
+    ensure!(
+        all.starts_with("1\n"),
+        "the log begins with {:?}",
+        all.lines().next()
+    );
+    workload::consecutive(&all)?;
+    Ok(())
+}
+
+/// Kills `vch` some time into an operation; gives how it ended, and when the next `vch` answered.
+fn killed_during(vch: &Installed, op: &Op, delay: Duration) -> Result<(Ended, Duration)> {
+    let old = vch.vch()?;
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| (op.clone(), workload::run(vch, op)));
+        std::thread::park_timeout(delay);
+        kill(Pid::from_raw(i32::try_from(old)?), Signal::SIGKILL)?;
+        let began = Instant::now();
+        until(BACK, || {
+            let pong = vch.request("GET", "/_ping", &Body::None, BACK)?;
+            ensure!(pong.is_success() && vch.vch()? != old, "{pong:?}");
+            Ok(())
+        })?;
+        let took = began.elapsed();
+        Ok((run.join().ok().context("panicked")?, took))
+    })
+}
+
+/// `docker ps -a`, once: every container that nobody was changing is there, in its state.
+fn right_at_once(vch: &Installed, model: &Model, op: &Op) -> Result<()> {
+    let listed = vch
+        .docker(&["ps", "-a", "--format", "{{.Names}} {{.State}}"])?
+        .ok()?;
+    let listed: BTreeMap<&str, &str> = listed.lines().filter_map(|l| l.split_once(' ')).collect();
+    let changing = match op {
+        Op::Create { name, .. }
+        | Op::Start { name }
+        | Op::Stop { name }
+        | Op::Remove { name }
+        | Op::Run { name } => Some(name.as_str()),
+        _ => None,
+    };
+    for (name, container) in &model.containers {
+        let state = listed.get(name.as_str()).copied();
+        ensure!(
+            changing == Some(name) || state == Some(container.state.name()),
+            "{name} is {state:?} instead of {:?}",
+            container.state
+        );
+    }
+    Ok(())
+}
+
+/// The container's process and the exec in it, as this host sees them: process id and start time.
+fn processes(vch: &Installed) -> Result<BTreeMap<u32, String>> {
+    let family = host::descendants(vch.simulator())?;
+    let ours = |command: &str| command.contains("i=$((i+1))") || command.contains("/survivor");
+    let mut found = BTreeMap::new();
+    for process in family.iter().filter(|p| ours(&p.command)) {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid))?;
+        let fields = stat.rsplit_once(')').context("stat")?.1;
+        let began = fields.split_whitespace().nth(19).context("start time")?;
+        found.insert(process.pid, began.to_owned());
+    }
+    Ok(found)
+}
+
+fn survivor(vch: &Installed, says: &str) -> Result<()> {
+    until(Duration::from_secs(30), || {
+        let said = vch.docker(&["exec", TICKER, "cat", "/survivor"])?.ok()?;
+        ensure!(said == says, "{said:?}");
+        Ok(())
+    })
+}
+
+fn exec_works() -> Result<()> {
+    let vch = Installed::create(0)?;
+    let busybox = vch.archive(&Recipe::busybox(IMAGE))?;
+    vch.docker(&["load", "-q", "-i", path(&busybox)?])?.ok()?;
+    start_ticker(&vch)?;
+    vch.docker(&["exec", TICKER, "true"])?.ok()?;
+    let old = vch.vch()?;
+    kill(Pid::from_raw(i32::try_from(old)?), Signal::SIGKILL)?;
+    until(BACK, || {
+        ensure!(vch.vch()? != old, "the old one runs");
+        vch.docker(&["version"])?.ok()
+    })?;
+    // The client's first word after that may meet a link that is still being made: it waits for it.
+    let out = vch.docker(&["exec", TICKER, "sh", "-c", "echo in; echo err >&2; exit 9"])?;
+    ensure!(out.stderr == "err\n", "{out:?}");
+    ensure!(out.exits(9)? == "in");
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..10_u32)
+            .map(|i| {
+                let vch = &vch;
+                scope.spawn(move || {
+                    let text = format!("exec number {i}");
+                    let mut command = vch.docker_command();
+                    command.args(["exec", "-i", TICKER, "cat"]);
+                    let out = system_tests::run::run(&mut command, text.as_bytes())?.ok()?;
+                    ensure!(out == text, "{out:?} instead of {text:?}");
+                    Ok(())
+                })
+            })
+            .collect();
+        runs.into_iter()
+            .try_for_each(|r| r.join().ok().context("panicked")?)
+    })?;
+    tail(&vch, "all").map(drop)
+}

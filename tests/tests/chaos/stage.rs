@@ -1,0 +1,132 @@
+//! A VCH with its workload, the model of it, and those who watch that nothing gets lost.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use system_tests::image::Recipe;
+use system_tests::installed::{Installed, Inventory};
+use system_tests::world::path;
+
+use super::log::LogFile;
+use super::model::{Container, Image, Model, State};
+use super::random::Random;
+use super::view::View;
+use super::workload::{self, IMAGE, Op, Outcome, TICKER, Verb};
+
+/// How long the world may need to become what the model says.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// Everything that a test of kills needs.
+pub struct Stage {
+    pub vch: Installed,
+    pub random: Random,
+    pub model: Model,
+    pub images: Vec<Image>,
+    vsphere: Inventory,
+    log: LogFile,
+}
+
+/// An operation and how it ended.
+pub type Ended = (Op, Outcome);
+
+impl Stage {
+    /// Creates the VCH, its images, and the container that counts.
+    pub fn set(debug: u32) -> Result<Self> {
+        let seed = Random::seed();
+        eprintln!("VIC_CHAOS_SEED={seed}");
+        let vch = Installed::create(debug)?;
+        let busybox = vch.archive(&Recipe::busybox(IMAGE))?;
+        vch.docker(&["load", "-q", "-i", path(&busybox)?])?.ok()?;
+        let images = workload::images(&vch)?;
+        workload::start_ticker(&vch)?;
+        let mut model = Model::default();
+        model
+            .images
+            .insert(IMAGE.to_owned(), workload::chain(&busybox)?);
+        let ticker = Container {
+            state: State::Running,
+            volume: None,
+            anonymous: false,
+            id: None,
+            started: None,
+            address: None,
+            volumes: None,
+        };
+        model.containers.insert(TICKER.to_owned(), ticker);
+        let vsphere = vch.inventory()?;
+        let log = LogFile::default();
+        let mut stage = Self {
+            vch,
+            random: Random::new(seed),
+            model,
+            images,
+            vsphere,
+            log,
+        };
+        stage.settle(&[])?;
+        Ok(stage)
+    }
+
+    /// An operation that a `verb` can be now; carries out what has to be done before.
+    pub fn prepare(&mut self, verb: Verb) -> Result<Op> {
+        let mut first = workload::before(verb).iter();
+        loop {
+            if let Some(op) = workload::plan(verb, &self.model, &self.images, &mut self.random) {
+                return Ok(op);
+            }
+            let before = *first
+                .next()
+                .with_context(|| format!("no way to {verb:?}"))?;
+            if let Some(op) = workload::plan(before, &self.model, &self.images, &mut self.random) {
+                match workload::run(&self.vch, &op) {
+                    Outcome::Done => self.model.apply(&op),
+                    other => bail!("{op:?} with nothing killed: {other:?}"),
+                }
+            }
+        }
+    }
+
+    /// Waits until everything is as the model says, whichever way the interrupted operations went.
+    pub fn settle(&mut self, ended: &[Ended]) -> Result<()> {
+        let mut models = vec![self.model.clone()];
+        for (op, outcome) in ended {
+            models = models
+                .iter()
+                .flat_map(|model| match outcome {
+                    Outcome::Unknown(_) => model.outcomes(op),
+                    _ => {
+                        let mut model = model.clone();
+                        model.apply(op);
+                        vec![model]
+                    }
+                })
+                .collect();
+        }
+        let end = Instant::now() + SETTLE;
+        loop {
+            let differences = match View::take(&self.vch, &mut self.vsphere) {
+                Ok(view) => {
+                    let mut best: Option<Vec<String>> = None;
+                    for model in &mut models {
+                        let differences = view.differences(model);
+                        if differences.is_empty() {
+                            self.model = model.clone();
+                            let ticker = self.model.containers[TICKER].id.clone();
+                            return self.log.check(&self.vch, &ticker.context("ticker")?);
+                        }
+                        if best.as_ref().is_none_or(|b| b.len() > differences.len()) {
+                            best = Some(differences);
+                        }
+                    }
+                    best.unwrap_or_default()
+                }
+                Err(why) => vec![format!("{why:#}")],
+            };
+            ensure!(
+                Instant::now() < end,
+                "not as the model says after {SETTLE:?}: {differences:#?}\nafter {ended:#?}"
+            );
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+}
