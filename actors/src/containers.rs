@@ -66,10 +66,9 @@ fn spec_of(
         facts: Arc::new(Mutex::new(Some(facts))),
         id,
     };
+    let make = move || (Container, args.clone());
     // Ends by itself only when its VM is gone.
-    ChildSpec::new(id.short(), Restart::Transient, address, move || {
-        (Container, args.clone())
-    })
+    ChildSpec::new(id.short(), Restart::Transient, address, make).kind("container")
 }
 
 /// Adopts a VM that the watch shows and nobody knows, if it is a container of ours.
@@ -79,6 +78,11 @@ pub(crate) fn maybe_adopt(context: &Context, facts: &VmFacts) {
     };
     if context.container(record.id).is_some() {
         return;
+    }
+    for endpoint in &record.endpoints {
+        if let Some(network) = context.network(endpoint.network) {
+            network.tell(network::Message::Note(endpoint.id, endpoint.address));
+        }
     }
     let (context, facts) = (context.clone(), facts.clone());
     tokio::spawn(async move {
@@ -145,17 +149,17 @@ struct Taken {
 
 impl Taken {
     fn keep(mut self) {
-        self.endpoints.clear();
+        // The VM carries them now.
+        for endpoint in self.endpoints.drain(..) {
+            self.context.promises().keep(endpoint.id);
+        }
         self.volumes.clear();
     }
 
     async fn give_back(self) {
         self.context.snapshots().release_name(&self.name, self.id);
         for endpoint in &self.endpoints {
-            self.context
-                .addresses()
-                .bridge
-                .tell(network::Message::Release(endpoint.id));
+            network::release(&self.context, endpoint.network, endpoint.id);
         }
         for volume in self.volumes {
             let message = volume::Message::RemoveAnonymous(volume, self.id);
@@ -183,6 +187,7 @@ async fn build(
         spec,
         endpoints,
         mounts,
+        chains: crate::image::chains(&image.diff_ids),
     };
     let settings = context.settings();
     let parent = disk_path(context, &image.chain_id);
@@ -252,21 +257,14 @@ async fn join(
     taken: &mut Taken,
 ) -> Result<Vec<EndpointRecord>, Error> {
     for endpoint in &spec.network.endpoints {
-        if endpoint.network != network::bridge_id() {
-            return Err(Error::NoSuchNetwork(endpoint.network.to_string()));
-        }
         let join = network::Join {
+            endpoint: crate::ids::EndpointId::random(),
             aliases: endpoint.aliases.clone(),
             address: endpoint.address,
             mac: endpoint.mac.clone(),
         };
-        let bridge = &context.addresses().bridge;
-        let place = bridge
-            .ask(DEADLINE, |reply| network::Message::Join(join, reply))
-            .await;
-        taken
-            .endpoints
-            .push(place.map_err(|why| Error::failed_for_now("join the network", &why))??);
+        let place = network::join(context, endpoint.network, join).await?;
+        taken.endpoints.push(place);
     }
     Ok(taken.endpoints.clone())
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use strategy::{Address, SupervisorMessage, Tree};
+use strategy::{Address, Policy, SupervisorMessage, Tree};
 use tether_protocol::config::{ApplianceConfig, Cidr};
 use tether_protocol::session::Identity;
 use vmomi::ManagedObjectReference;
@@ -191,7 +191,9 @@ struct Inner {
     addresses: Addresses,
     containers: RwLock<Containers>,
     layers: RwLock<Layers>,
+    needs: image::need::Needs,
     promises: network::Promises,
+    policy: Policy,
 }
 
 /// The lasting addresses of the actors of which there is one.
@@ -231,6 +233,7 @@ impl Context {
         vsphere: Vsphere,
         disks: Arc<dyn DiskAccess>,
         tree: Tree,
+        policy: Policy,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -243,7 +246,9 @@ impl Context {
                 addresses: Addresses::default(),
                 containers: RwLock::default(),
                 layers: RwLock::default(),
+                needs: image::need::Needs::default(),
                 promises: network::Promises::default(),
+                policy,
             }),
         }
     }
@@ -261,6 +266,12 @@ impl Context {
     /// vSphere.
     pub fn vsphere(&self) -> &Vsphere {
         &self.inner.vsphere
+    }
+
+    /// Strategy, intensity and back-off of every supervisor: one for one throughout, because all actors are found again
+    /// by their lasting addresses.
+    pub fn policy(&self) -> Policy {
+        self.inner.policy
     }
 
     /// The live tree.
@@ -367,6 +378,11 @@ impl Context {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
+    }
+
+    /// Who needs which layer.
+    pub(crate) fn needs(&self) -> &image::need::Needs {
+        &self.inner.needs
     }
 
     /// Forgets a layer that is gone.

@@ -33,6 +33,7 @@ pub struct Engine {
     snapshots: Snapshots,
     system: Arc<SystemInfo>,
     context: Option<Context>,
+    serving: strategy::Busy,
 }
 
 /// How long a request to one actor may take; vSphere's own deadlines are shorter.
@@ -49,6 +50,7 @@ impl Engine {
             snapshots,
             system: Arc::new(system),
             context: None,
+            serving: strategy::Busy::default(),
         }
     }
 
@@ -58,6 +60,7 @@ impl Engine {
             snapshots: context.snapshots().clone(),
             system: context.system(),
             context: Some(context),
+            serving: strategy::Busy::default(),
         }
     }
 
@@ -85,6 +88,16 @@ impl Engine {
             }
         }
         Err(Error::Interrupted(what))
+    }
+
+    /// Counts a request that a persona has not answered yet, until the guard is dropped.
+    pub fn serving(&self) -> strategy::BusyGuard {
+        self.serving.request()
+    }
+
+    /// The counter of requests that personas have not answered yet.
+    pub fn serving_counter(&self) -> &strategy::Busy {
+        &self.serving
     }
 
     /// Says on our own VM where the API listens: the installer waits for it.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use strategy::{Busy, BusyGuard};
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
@@ -83,20 +84,24 @@ pub struct Events;
 #[derive(Debug, Default)]
 pub struct State {
     history: VecDeque<Arc<Event>>,
-    subscribers: Vec<mpsc::Sender<Arc<Event>>>,
+    subscribers: Vec<(mpsc::Sender<Arc<Event>>, BusyGuard)>,
+    busy: Busy,
 }
 
 impl Actor for Events {
     type Msg = Message;
     type State = State;
-    type Arguments = ();
+    type Arguments = Busy;
 
     async fn pre_start(
         &self,
         _myself: ActorRef<Message>,
-        (): (),
+        busy: Busy,
     ) -> Result<State, ActorProcessingErr> {
-        Ok(State::default())
+        Ok(State {
+            busy,
+            ..State::default()
+        })
     }
 
     async fn handle(
@@ -124,7 +129,7 @@ impl State {
         }
         self.history.push_back(event.clone());
         self.subscribers
-            .retain(|s| s.try_send(event.clone()).is_ok());
+            .retain(|(s, _)| s.try_send(event.clone()).is_ok());
     }
 
     fn subscribe(&mut self, since: Option<OffsetDateTime>) -> Subscription {
@@ -135,7 +140,9 @@ impl State {
                 let _ = sender.try_send(event.clone());
             }
         }
-        self.subscribers.push(sender);
+        // A subscription is a request that is open until one side ends it.
+        self.subscribers.retain(|(s, _)| !s.is_closed());
+        self.subscribers.push((sender, self.busy.request()));
         Subscription { events }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod disk;
 pub mod layer;
+pub mod need;
 pub mod pull;
 pub mod reference;
 pub mod repository;
@@ -181,31 +182,55 @@ pub fn disk_path(context: &Context, chain: &str) -> String {
         .image_path(&format!("{chain}/layer.vmdk"))
 }
 
-/// Ends a layer's actor and deletes its disk: first the marker, so that nothing half-deleted is present.
-///
-/// # Errors
-/// vSphere's.
-pub(crate) async fn forget_layer(context: &Context, chain: &str) -> Result<(), Error> {
-    let deadline = std::time::Duration::from_secs(60);
-    let child = chain.get(..12).unwrap_or(chain).to_owned();
-    let images = &context.addresses().images;
-    let ended = images
-        .ask(deadline, |r| {
-            strategy::SupervisorMessage::RemoveChild(child, r)
-        })
-        .await;
-    ended.map_err(|why| Error::failed_for_now("end a layer's actor", &why))?;
-    context.leave_layer(chain);
-    let vsphere = context.vsphere();
-    vsphere
-        .delete_file(
-            &context
-                .settings()
-                .image_path(&format!("{chain}/layer.json")),
-        )
-        .await?;
-    vsphere.delete_disk(&disk_path(context, chain)).await?;
-    vsphere
-        .delete_file(&context.settings().image_path(chain))
-        .await
+/// How long one try to delete a layer may take.
+const FORGET_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// How often it is tried, with growing pauses: about five minutes in all.
+const FORGET_TRIES: u32 = 40;
+
+/// Deletes the layers of these chains that nobody needs, uppermost first; goes on until it is done.
+pub(crate) fn forget_layers(context: &Context, chains: Vec<String>) {
+    let chains: Vec<_> = chains
+        .into_iter()
+        .filter(|chain| !context.needs_layer(chain))
+        .collect();
+    // Without a runtime the program is at its end.
+    let (false, Ok(runtime)) = (chains.is_empty(), tokio::runtime::Handle::try_current()) else {
+        return;
+    };
+    let context = context.clone();
+    runtime.spawn(async move {
+        for chain in chains {
+            if let Err(why) = forget_layer(&context, &chain).await {
+                tracing::warn!(%why, chain, "cannot delete a layer");
+            }
+        }
+    });
+}
+
+async fn forget_layer(context: &Context, chain: &str) -> Result<(), Error> {
+    let mut tries = 0;
+    loop {
+        if context.needs_layer(chain) {
+            return Ok(());
+        }
+        let address = pull::layer_actor(context, chain).await;
+        let forgotten = match address {
+            Ok(address) => address
+                .ask(FORGET_DEADLINE, layer::Message::Forget)
+                .await
+                .map_err(|why| Error::failed_for_now("delete a layer", &why))
+                .and_then(std::convert::identity),
+            Err(why) => Err(why),
+        };
+        tries += 1;
+        match forgotten {
+            Err(why) if tries < FORGET_TRIES => {
+                tracing::debug!(%why, chain, tries, "a layer cannot be deleted yet");
+                let pause = std::time::Duration::from_millis(50 << tries.min(7));
+                tokio::time::sleep(pause).await;
+            }
+            done => return done,
+        }
+    }
 }

@@ -1,9 +1,19 @@
-//! Networks: the default bridge, and the two that are always listed (`host`, `none`).
+//! A network: its addresses, and the places of containers in it. One actor each: the default bridge, and the two that
+//! are always listed (`host`, `none`), which have no addresses to give.
+//!
+//! ```text
+//!  Join: address given, promised ──▶ the container's VM carries it ──▶ Release: free again
+//! ```
+//! What a crash loses: nothing. Addresses are read from the containers' VMs, those of containers that are being made
+//! from the promises, which outlive the actor.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use strategy::{Address, AskError, ChildSpec, Children, Restart};
 use time::OffsetDateTime;
 
 use crate::container::vm::{EndpointRecord, Record};
@@ -63,18 +73,129 @@ pub fn bridge_id() -> NetworkId {
     NetworkId::of_name("bridge")
 }
 
-/// What the bridge can be asked.
+/// The networks that are always there: name and driver.
+const PREDEFINED: [(&str, &str); 3] = [("bridge", "bridge"), ("host", "host"), ("none", "null")];
+
+/// How long a network may take to give a place.
+const JOIN: Duration = Duration::from_secs(60);
+
+/// How long a release is tried to be delivered, over restarts of the actor.
+const RELEASE: Duration = Duration::from_secs(60);
+
+/// What a network can be asked.
 #[derive(Debug)]
 pub enum Message {
-    /// Gives a new container its place: an address for its whole life.
+    /// Gives a new container its place: an address for its whole life, promised until [`Promises::keep`].
     Join(Join, RpcReplyPort<Result<EndpointRecord, Error>>),
     /// A container is gone, or was never made: its address is free again.
-    Release(EndpointId),
+    Release(EndpointId, RpcReplyPort<()>),
+    /// A container has come that was not made by this program: its address is in use.
+    Note(EndpointId, Ipv4Addr),
+}
+
+/// The lasting addresses of the networks' actors, by id.
+#[derive(Debug, Clone)]
+pub struct Addresses(pub BTreeMap<NetworkId, Address<Message>>);
+
+impl Default for Addresses {
+    fn default() -> Self {
+        let entry = |(name, _): (&str, &str)| (NetworkId::of_name(name), Address::default());
+        Self(PREDEFINED.into_iter().map(entry).collect())
+    }
+}
+
+/// Addresses that were given to containers whose VMs are not there yet. They outlive the network's actor, which could
+/// not find them in vSphere.
+#[derive(Debug, Default)]
+pub struct Promises(Mutex<BTreeMap<EndpointId, (NetworkId, Ipv4Addr)>>);
+
+impl Promises {
+    /// The VM is there and carries the address, or the address was given back.
+    pub fn keep(&self, endpoint: EndpointId) {
+        self.lock().remove(&endpoint);
+    }
+
+    fn make(&self, endpoint: EndpointId, network: NetworkId, address: Ipv4Addr) {
+        self.lock().insert(endpoint, (network, address));
+    }
+
+    fn of(&self, network: NetworkId) -> Vec<(EndpointId, Ipv4Addr)> {
+        self.lock()
+            .iter()
+            .filter(|(_, (of, _))| *of == network)
+            .map(|(endpoint, (_, address))| (*endpoint, *address))
+            .collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<EndpointId, (NetworkId, Ipv4Addr)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The networks' supervisor's children.
+pub fn children(context: &Context) -> Children {
+    let context = context.clone();
+    Arc::new(move || {
+        let specs = PREDEFINED.into_iter().filter_map(|(name, driver)| {
+            let args = Args {
+                context: context.clone(),
+                name,
+                driver,
+            };
+            let address = context.network(NetworkId::of_name(name))?.clone();
+            let make = move || (Network, args.clone());
+            Some(ChildSpec::new(name, Restart::Permanent, address, make).kind("network"))
+        });
+        let specs = specs.collect();
+        Box::pin(async move { Ok(specs) })
+    })
+}
+
+/// Takes a place in a network.
+///
+/// # Errors
+/// [`Error::NoSuchNetwork`], and those of [`Ipam::give`].
+pub(crate) async fn join(
+    context: &Context,
+    network: NetworkId,
+    join: Join,
+) -> Result<EndpointRecord, Error> {
+    let missing = || Error::NoSuchNetwork(network.to_string());
+    let address = context.network(network).ok_or_else(missing)?;
+    loop {
+        let question = |reply| Message::Join(join.clone(), reply);
+        match address.ask(JOIN, question).await {
+            // The actor died with the question, perhaps after it had given: it is the same place again.
+            Err(AskError::Interrupted) => {}
+            Ok(answer) => return answer,
+            Err(why) => {
+                release(context, network, join.endpoint);
+                return Err(Error::failed_for_now("join the network", &why));
+            }
+        }
+    }
+}
+
+/// Gives a place back, whatever happens to the network's actor meanwhile. Does not wait.
+pub(crate) fn release(context: &Context, network: NetworkId, endpoint: EndpointId) {
+    context.promises().keep(endpoint);
+    let Some(address) = context.network(network).cloned() else {
+        return;
+    };
+    tokio::spawn(async move {
+        // An actor that dies with it has a successor, which may have read the VMs before this one was gone.
+        while let Err(AskError::Interrupted) = address
+            .ask(RELEASE, |reply| Message::Release(endpoint, reply))
+            .await
+        {}
+    });
 }
 
 /// A container that joins.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Join {
+    /// Its place, which the asker names: asking again gives the same address again.
+    pub endpoint: EndpointId,
     /// Further names.
     pub aliases: Vec<String>,
     /// A fixed address.
@@ -85,13 +206,13 @@ pub struct Join {
 
 /// Addresses of a pool: each is given once until it is released.
 #[derive(Debug, Clone)]
-pub struct Addresses {
+pub struct Ipam {
     pool: Pool,
     used: BTreeMap<Ipv4Addr, EndpointId>,
     next: u32,
 }
 
-impl Addresses {
+impl Ipam {
     /// All of a pool but its own address, its gateway and its broadcast address.
     pub fn new(pool: Pool) -> Self {
         Self {
@@ -116,6 +237,9 @@ impl Addresses {
     /// [`Error::Invalid`] for an address outside, [`Error::Forbidden`] for a taken one, [`Error::Conflict`] when
     /// there is none left.
     pub fn give(&mut self, to: EndpointId, wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr, Error> {
+        if let Some((given, _)) = self.used.iter().find(|(_, owner)| **owner == to) {
+            return Ok(*given);
+        }
         if let Some(address) = wanted {
             if !self.is_host(address) {
                 let text = format!("no configured subnet contains IP address {address}");
@@ -158,39 +282,69 @@ pub fn mac_of(address: Ipv4Addr) -> String {
     format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
-/// The bridge network's actor. What a crash loses: nothing; the addresses are read from the containers' VMs.
+/// The network actor.
 #[derive(Debug)]
-pub struct Bridge;
+pub struct Network;
 
-/// The running bridge.
-#[derive(Debug)]
-pub struct State {
-    addresses: Addresses,
-    pool: Pool,
+/// What it is started with.
+#[derive(Debug, Clone)]
+pub struct Args {
+    context: Context,
+    name: &'static str,
+    driver: &'static str,
 }
 
-impl Actor for Bridge {
+/// A running network.
+#[derive(Debug)]
+pub struct State {
+    context: Context,
+    id: NetworkId,
+    name: &'static str,
+    /// None: nobody joins it.
+    addresses: Option<Ipam>,
+}
+
+impl Actor for Network {
     type Msg = Message;
     type State = State;
-    type Arguments = Context;
+    type Arguments = Args;
 
     async fn pre_start(
         &self,
         _myself: ActorRef<Message>,
-        context: Context,
+        args: Args,
     ) -> Result<State, ActorProcessingErr> {
-        let pool = context.settings().bridge;
-        let mut addresses = Addresses::new(pool);
-        for facts in context.vsphere().vms(&context.settings().pool).await? {
-            for endpoint in Record::read(&facts.keys)
-                .into_iter()
-                .flat_map(|r| r.endpoints)
-            {
-                addresses.note(endpoint.address, endpoint.id);
-            }
+        let Args {
+            context,
+            name,
+            driver,
+        } = args;
+        let id = NetworkId::of_name(name);
+        let pool = (driver == "bridge").then_some(context.settings().bridge);
+        let addresses = match pool {
+            Some(pool) => Some(in_use(&context, id, pool).await?),
+            None => None,
+        };
+        // Whoever runs in it stays on the shelf.
+        if context.snapshots().networks().iter().all(|n| n.id != id) {
+            context.snapshots().put_network(NetworkSnapshot {
+                id,
+                name: name.to_owned(),
+                driver: driver.to_owned(),
+                created: OffsetDateTime::now_utc(),
+                pool,
+                labels: BTreeMap::new(),
+                options: BTreeMap::new(),
+                predefined: true,
+                endpoints: BTreeMap::new(),
+            });
         }
-        publish_predefined(&context);
-        Ok(State { addresses, pool })
+        Ok(State {
+            context,
+            id,
+            name,
+            addresses,
+        })
     }
 
     async fn handle(
@@ -201,53 +355,70 @@ impl Actor for Bridge {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Join(join, reply) => {
-                // The asker may have left: then nobody would release the address.
-                if let Err(back) = reply.send(state.join(join)) {
-                    tracing::debug!(%back, "a container's place was not wanted any more");
+                let place = state.join(join);
+                let given = place.as_ref().ok().map(|place| place.id);
+                if reply.send(place).is_err()
+                    && let Some(endpoint) = given
+                {
+                    // The asker has left: nobody else would give it back.
+                    state.release(endpoint);
                 }
             }
-            Message::Release(endpoint) => state.addresses.release(endpoint),
+            Message::Release(endpoint, reply) => {
+                state.release(endpoint);
+                let _ = reply.send(());
+            }
+            Message::Note(endpoint, address) => {
+                if let Some(addresses) = &mut state.addresses {
+                    addresses.note(address, endpoint);
+                }
+            }
         }
         Ok(())
     }
 }
 
+/// The addresses of a network, less those that containers have or are promised.
+async fn in_use(context: &Context, id: NetworkId, pool: Pool) -> Result<Ipam, Error> {
+    let mut addresses = Ipam::new(pool);
+    // The promises first: one that is kept meanwhile is in a VM then.
+    for (endpoint, address) in context.promises().of(id) {
+        addresses.note(address, endpoint);
+    }
+    for facts in context.vsphere().vms(&context.settings().pool).await? {
+        let record = Record::read(&facts.keys);
+        let endpoints = record.into_iter().flat_map(|r| r.endpoints);
+        for endpoint in endpoints.filter(|e| e.network == id) {
+            addresses.note(endpoint.address, endpoint.id);
+        }
+    }
+    Ok(addresses)
+}
+
 impl State {
     fn join(&mut self, join: Join) -> Result<EndpointRecord, Error> {
-        let id = EndpointId::random();
-        let address = self.addresses.give(id, join.address)?;
+        let missing = || Error::NoSuchNetwork(self.name.to_owned());
+        let addresses = self.addresses.as_mut().ok_or_else(missing)?;
+        let id = join.endpoint;
+        let address = addresses.give(id, join.address)?;
+        self.context.promises().make(id, self.id, address);
         Ok(EndpointRecord {
-            network: bridge_id(),
-            network_name: "bridge".into(),
+            network: self.id,
+            network_name: self.name.to_owned(),
             id,
             aliases: join.aliases,
             address,
-            prefix_len: self.pool.prefix_len,
-            gateway: self.pool.gateway,
+            prefix_len: addresses.pool.prefix_len,
+            gateway: addresses.pool.gateway,
             mac: join.mac.unwrap_or_else(|| mac_of(address)),
         })
     }
-}
 
-/// The three networks that are always there.
-fn publish_predefined(context: &Context) {
-    let known = |id: NetworkId| context.snapshots().networks().iter().any(|n| n.id == id);
-    for (name, driver) in [("bridge", "bridge"), ("host", "host"), ("none", "null")] {
-        let id = NetworkId::of_name(name);
-        if known(id) {
-            continue;
+    fn release(&mut self, endpoint: EndpointId) {
+        self.context.promises().keep(endpoint);
+        if let Some(addresses) = &mut self.addresses {
+            addresses.release(endpoint);
         }
-        context.snapshots().put_network(NetworkSnapshot {
-            id,
-            name: name.to_owned(),
-            driver: driver.to_owned(),
-            created: OffsetDateTime::now_utc(),
-            pool: (name == "bridge").then_some(context.settings().bridge),
-            labels: BTreeMap::new(),
-            options: BTreeMap::new(),
-            predefined: true,
-            endpoints: BTreeMap::new(),
-        });
     }
 }
 
@@ -268,7 +439,7 @@ mod tests {
 
     #[test]
     fn a_small_pool_gives_all_its_addresses_and_no_more() {
-        let mut addresses = Addresses::new(pool(29));
+        let mut addresses = Ipam::new(pool(29));
         let given: Vec<_> = (0..5)
             .map(|_| addresses.give(EndpointId::random(), None).unwrap().octets()[3])
             .collect();
@@ -279,7 +450,7 @@ mod tests {
     proptest! {
         #[test]
         fn an_address_is_never_given_twice(steps in proptest::collection::vec(any::<bool>(), 1..200)) {
-            let mut addresses = Addresses::new(pool(26));
+            let mut addresses = Ipam::new(pool(26));
             let mut held: Vec<(EndpointId, Ipv4Addr)> = Vec::new();
             for take in steps {
                 if take {

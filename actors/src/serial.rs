@@ -40,6 +40,8 @@ pub struct Args {
     pub listen: SocketAddr,
     /// The port that was taken at the first start.
     pub bound: std::sync::Arc<std::sync::OnceLock<SocketAddr>>,
+    /// Counts the lines that are being greeted.
+    pub busy: strategy::Busy,
 }
 
 /// The hub.
@@ -68,7 +70,7 @@ impl Actor for Serial {
         let address = listener.local_addr()?;
         let _ = args.bound.set(address);
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, args.context));
+        accepting.spawn(accept(listener, args.context, args.busy));
         Ok(State {
             address,
             _accepting: accepting,
@@ -87,13 +89,14 @@ impl Actor for Serial {
     }
 }
 
-async fn accept(listener: TcpListener, context: Context) {
+async fn accept(listener: TcpListener, context: Context, busy: strategy::Busy) {
     let mut greetings = JoinSet::new();
     loop {
         match listener.accept().await {
             Ok((connection, from)) => {
-                let context = context.clone();
+                let (context, greeted) = (context.clone(), busy.request());
                 greetings.spawn(async move {
+                    let _greeted = greeted;
                     if let Err(why) = greet(connection, &context).await {
                         tracing::debug!(%from, %why, "serial line");
                     }

@@ -1,14 +1,19 @@
 //! Volumes: disks of their own on the default volume store.
+//!
+//! The volumes' actor keeps the list, one document for all of them, and is the supervisor of the volumes; each
+//! [`volume`](actor) makes and deletes its own disk.
+
+pub mod actor;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use serde::{Deserialize, Serialize};
+use strategy::{Address, AskError, ChildSpec, Nursery, Restart, SupervisorMessage};
 use time::OffsetDateTime;
 use tokio::task::JoinSet;
 
-use crate::appliance;
 use crate::context::Context;
 use crate::error::Error;
 use crate::events::{self, EventKind};
@@ -64,6 +69,9 @@ pub enum Message {
     /// Internal: a piece of work ended.
     #[doc(hidden)]
     Done(Done),
+    /// Internal: for the volumes.
+    #[doc(hidden)]
+    Child(SupervisorMessage),
 }
 
 /// How a piece of work ended.
@@ -76,8 +84,8 @@ pub enum Done {
     Removed(String, Result<(), Error>),
 }
 
-/// The volumes' actor: one document for all of them, one piece of work at a time per volume. What a crash loses:
-/// nothing that was answered; a disk that was being made is made again or overwritten.
+/// The volumes' actor: one piece of work at a time per volume. What a crash loses: nothing that was answered; a disk
+/// that was being made is made again or overwritten.
 #[derive(Debug)]
 pub struct Volumes;
 
@@ -90,8 +98,13 @@ pub struct State {
     known: BTreeMap<String, Arc<VolumeSnapshot>>,
     creating: BTreeMap<String, Waiting<Arc<VolumeSnapshot>>>,
     removing: BTreeMap<String, Waiting<()>>,
+    addresses: BTreeMap<String, Address<actor::Message>>,
+    children: Nursery,
     tasks: JoinSet<()>,
 }
+
+/// How long a volume's disk may take.
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(600);
 
 /// The document on the datastore.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -107,24 +120,29 @@ impl Actor for Volumes {
 
     async fn pre_start(
         &self,
-        _myself: ActorRef<Message>,
+        myself: ActorRef<Message>,
         context: Context,
     ) -> Result<State, ActorProcessingErr> {
         let path = context.settings().state_path("volumes.json");
         let document: Document = context.vsphere().read_document(&path).await?;
         let mut known = BTreeMap::new();
         for volume in document.volumes {
-            let volume = Arc::new(volume);
-            context.snapshots().put_volume(volume.clone());
-            known.insert(volume.name.clone(), volume);
+            known.insert(volume.name.clone(), Arc::new(volume));
         }
-        Ok(State {
+        let (policy, tree) = (context.policy(), context.tree().clone());
+        let mut state = State {
             context,
             known,
             creating: BTreeMap::new(),
             removing: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            children: Nursery::new("vch/volumes", policy, &tree, &myself, Message::Child),
             tasks: JoinSet::new(),
-        })
+        };
+        let known: Vec<_> = state.known.values().cloned().collect();
+        let specs = known.into_iter().map(|v| state.child(v, true)).collect();
+        state.children.start(specs).await?;
+        Ok(state)
     }
 
     async fn handle(
@@ -145,12 +163,38 @@ impl Actor for Volumes {
             }
             Message::Done(Done::Created(volume, result)) => state.created(*volume, result).await,
             Message::Done(Done::Removed(name, result)) => state.removed(&name, result).await,
+            Message::Child(message) => return state.children.handle(message).await,
         }
         Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _myself: ActorRef<Message>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.children.event(event).await.map(|_| ())
     }
 }
 
 impl State {
+    /// A volume's specification; its address is entered.
+    fn child(&mut self, volume: Arc<VolumeSnapshot>, present: bool) -> ChildSpec {
+        let name = volume.name.clone();
+        let address = Address::default();
+        self.addresses.insert(name.clone(), address.clone());
+        let args = actor::Args {
+            context: self.context.clone(),
+            volume,
+            present: Arc::new(present.into()),
+        };
+        let make = move || (actor::Volume, args.clone());
+        ChildSpec::new(name, Restart::Permanent, address, make)
+            .kind("volume")
+            .at_once()
+    }
+
     fn create(
         &mut self,
         myself: &ActorRef<Message>,
@@ -193,7 +237,7 @@ impl State {
             .volume_store
             .clone()
             .unwrap_or_default();
-        let volume = Box::new(VolumeSnapshot {
+        let volume = VolumeSnapshot {
             path: format!("[{datastore}] {folder}/{name}/{name}.vmdk"),
             name,
             driver,
@@ -202,11 +246,14 @@ impl State {
             created: OffsetDateTime::now_utc(),
             anonymous,
             capacity: CAPACITY,
-        });
-        let (context, me) = (self.context.clone(), myself.clone());
+        };
+        let child = self.child(Arc::new(volume.clone()), false);
+        let address = self.addresses.get(&volume.name).cloned();
+        self.children.add(child, None);
+        let me = myself.clone();
         self.tasks.spawn(async move {
-            let result = make_disk(&context, &volume).await;
-            let _ = me.send_message(Message::Done(Done::Created(volume, result)));
+            let result = ask(address, "make a volume", actor::Message::Make).await;
+            let _ = me.send_message(Message::Done(Done::Created(Box::new(volume), result)));
         });
     }
 
@@ -224,6 +271,8 @@ impl State {
         if answer.is_ok() {
             self.context.snapshots().put_volume(volume.clone());
             self.emit("create", &volume);
+        } else {
+            self.forget(&name).await;
         }
         for reply in self.creating.remove(&name).unwrap_or_default() {
             let _ = reply.send(answer.clone());
@@ -265,16 +314,18 @@ impl State {
         if !first {
             return;
         }
-        let (context, me, name) = (self.context.clone(), myself.clone(), name.to_owned());
+        let address = self.addresses.get(&volume.name).cloned();
+        let (me, name) = (myself.clone(), name.to_owned());
         self.tasks.spawn(async move {
-            let mut result = context.vsphere().delete_disk(&volume.path).await;
-            if result.is_ok()
-                && let Some((folder, _)) = volume.path.rsplit_once('/')
-            {
-                result = context.vsphere().delete_file(folder).await;
-            }
+            let result = ask(address, "remove a volume", actor::Message::Delete).await;
             let _ = me.send_message(Message::Done(Done::Removed(name, result)));
         });
+    }
+
+    /// Ends a volume's actor.
+    async fn forget(&mut self, name: &str) {
+        self.addresses.remove(name);
+        self.children.remove(name).await;
     }
 
     async fn removed(&mut self, name: &str, result: Result<(), Error>) {
@@ -283,6 +334,7 @@ impl State {
             && let Some(volume) = self.known.remove(name)
         {
             answer = self.save().await;
+            self.forget(name).await;
             self.context.snapshots().remove_volume(name);
             self.emit("destroy", &volume);
         }
@@ -315,13 +367,20 @@ impl State {
     }
 }
 
-/// Copies the blank disk of this size, which is made at its first use.
-async fn make_disk(context: &Context, volume: &VolumeSnapshot) -> Result<(), Error> {
-    let blank = appliance::blank_disk(context, volume.capacity).await?;
-    if let Some((folder, _)) = volume.path.rsplit_once('/') {
-        context.vsphere().make_directory(folder).await?;
+/// Asks a volume's actor for a piece of work, which does no harm twice: one that dies with it has a successor.
+async fn ask(
+    address: Option<Address<actor::Message>>,
+    tried: &'static str,
+    question: fn(RpcReplyPort<Result<(), Error>>) -> actor::Message,
+) -> Result<(), Error> {
+    let address = address.ok_or_else(|| Error::internal(tried, "it has no actor"))?;
+    loop {
+        match address.ask(DEADLINE, question).await {
+            Ok(answer) => return answer,
+            Err(AskError::Interrupted) => {}
+            Err(why) => return Err(Error::failed_for_now(tried, &why)),
+        }
     }
-    context.vsphere().copy_disk(&blank, &volume.path).await
 }
 
 fn is_name(name: &str) -> bool {

@@ -3,8 +3,8 @@
 //! ```text
 //!  session: connecting ── login ──▶ up (the client logs in again by itself)    crash: all wait for the next login
 //! ```
-//! The session actor owns the client; [`Vsphere`] is the handle by which everybody calls. What a crash loses:
-//! nothing, calls under way end by themselves.
+//! The session actor owns the client, and the watch is its child; [`Vsphere`] is the handle by which everybody calls.
+//! What a crash loses: nothing, calls under way end by themselves.
 
 pub mod files;
 
@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use strategy::{Address, BusyGuard, ChildSpec, Nursery, SupervisorMessage};
+use tether_protocol::config::StateKeys;
 use tokio::sync::watch;
 use vmomi::ManagedObjectReference;
-use vmomi::client::{Client, Config};
+use vmomi::client::{Client, Config, Retry};
 use vmomi::types::{
     CopyVirtualDiskRequest, CreateVMRequest, DeleteVirtualDiskRequest, DestroyRequest,
     FindByUuidRequest, ObjectSpec, OptionValue, PowerOffVMRequest, PowerOnVMRequest,
@@ -39,6 +40,26 @@ pub const VM_PROPERTIES: [&str; 4] = [
 
 /// How long a call waits for a session.
 const SESSION_WAIT: Duration = Duration::from_secs(10);
+
+/// How often a task is asked for again that passing troubles have kept from its end, and how often we look whether
+/// one has been carried out whose answer was lost: within about two seconds.
+const AGAIN: Retry = Retry {
+    attempts: 6,
+    first: Duration::from_millis(50),
+    longest: Duration::from_secs(1),
+};
+
+/// Whether a call may be made again whose outcome is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Twice {
+    /// It comes to the same.
+    Harmless,
+    /// It does not: the caller looks what has become of it.
+    Harmful,
+}
+
+/// How long a logout may take when the program ends.
+const LOGOUT: Duration = Duration::from_secs(2);
 
 /// The handle by which actors call vSphere. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -218,7 +239,13 @@ impl Vsphere {
             host: None,
         };
         match self
-            .task("create a VM", folder, request, is_never_done)
+            .task(
+                "create a VM",
+                folder,
+                request,
+                Twice::Harmful,
+                is_never_done,
+            )
             .await
         {
             Ok(Some(info)) => info
@@ -228,24 +255,51 @@ impl Vsphere {
                 .map(|vm| vm.value.clone())
                 .ok_or_else(|| Error::internal("create a VM", "the task has no result")),
             Ok(None) => Err(Error::internal("create a VM", "the task has no result")),
-            Err(why) if why.is_retryable() => match self.find_vm(&uuid).await? {
-                Some(vm) => Ok(vm),
-                None => Err(why),
-            },
+            Err(why) if why.is_retryable() => {
+                // It may be under way still: looked for more than once.
+                for attempt in 1..AGAIN.attempts {
+                    if let Ok(Some(vm)) = self.find_vm(&uuid).await {
+                        return Ok(vm);
+                    }
+                    tokio::time::sleep(AGAIN.pause(attempt).unwrap_or_default()).await;
+                }
+                Err(why)
+            }
             Err(why) => Err(why),
         }
     }
 
-    /// Powers a VM on. One that is on is fine.
+    /// Powers a VM on whose last boot called itself `boot`. One that is on is fine.
     ///
     /// # Errors
-    /// vSphere's.
-    pub async fn power_on(&self, vm: &str) -> Result<(), Error> {
+    /// vSphere's. When the answer is lost, the VM is looked at and not powered on again: it may have run and ended
+    /// in the meantime.
+    pub async fn power_on(&self, vm: &str, boot: &str) -> Result<(), Error> {
         let done = |why: &vmomi::client::Error| why.is_fault("InvalidPowerState");
         let request = PowerOnVMRequest { host: None };
-        self.task("power a VM on", &vm_reference(vm), request, done)
-            .await
-            .map(|_| ())
+        let asked = self
+            .task(
+                "power a VM on",
+                &vm_reference(vm),
+                request,
+                Twice::Harmful,
+                done,
+            )
+            .await;
+        let why = match asked {
+            Err(why) if why.is_retryable() => why,
+            asked => return asked.map(|_| ()),
+        };
+        for attempt in 1..AGAIN.attempts {
+            if let Ok(Some(facts)) = self.vm(vm).await {
+                let now = facts.keys.get(StateKeys::BOOT).map_or("", String::as_str);
+                if facts.power == "poweredOn" || now != boot {
+                    return Ok(());
+                }
+            }
+            tokio::time::sleep(AGAIN.pause(attempt).unwrap_or_default()).await;
+        }
+        Err(why)
     }
 
     /// Powers a VM off. One that is off is fine.
@@ -260,6 +314,7 @@ impl Vsphere {
             "power a VM off",
             &vm_reference(vm),
             PowerOffVMRequest {},
+            Twice::Harmless,
             done,
         )
         .await
@@ -272,9 +327,15 @@ impl Vsphere {
     /// vSphere's.
     pub async fn destroy(&self, vm: &str) -> Result<(), Error> {
         let done = |why: &vmomi::client::Error| why.is_fault("ManagedObjectNotFound");
-        self.task("destroy a VM", &vm_reference(vm), DestroyRequest {}, done)
-            .await
-            .map(|_| ())
+        self.task(
+            "destroy a VM",
+            &vm_reference(vm),
+            DestroyRequest {},
+            Twice::Harmless,
+            done,
+        )
+        .await
+        .map(|_| ())
     }
 
     /// Changes a VM.
@@ -287,10 +348,24 @@ impl Vsphere {
             "reconfigure a VM",
             &vm_reference(vm),
             request,
+            Twice::Harmful,
             is_never_done,
         )
         .await
         .map(|_| ())
+    }
+
+    /// Gives a VM another name, or keys. Saying it twice does no harm.
+    ///
+    /// # Errors
+    /// vSphere's.
+    pub async fn label(&self, vm: &str, spec: VirtualMachineConfigSpec) -> Result<(), Error> {
+        let request = ReconfigVMRequest { spec };
+        let tried = "reconfigure a VM";
+        let vm = vm_reference(vm);
+        self.task(tried, &vm, request, Twice::Harmless, is_never_done)
+            .await
+            .map(|_| ())
     }
 
     /// Takes disks off a VM; their files stay. A VM that is gone is fine, and so is one without them.
@@ -298,6 +373,22 @@ impl Vsphere {
     /// # Errors
     /// vSphere's.
     pub async fn detach_disks(&self, vm: &str, paths: &[String]) -> Result<(), Error> {
+        let mut attempt = 0;
+        loop {
+            let why = match self.detach_disks_once(vm, paths).await {
+                Err(why) if why.is_retryable() => why,
+                result => return result,
+            };
+            // Whatever became of it: what is still there is taken off.
+            attempt += 1;
+            match AGAIN.pause(attempt) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(why),
+            }
+        }
+    }
+
+    async fn detach_disks_once(&self, vm: &str, paths: &[String]) -> Result<(), Error> {
         let client = self.client().await?;
         let devices: Result<Option<Vec<vmomi::Poly<VirtualDevice>>>, _> = client
             .property(&vm_reference(vm), "config.hardware.device")
@@ -355,9 +446,15 @@ impl Vsphere {
             dest_spec: None,
             force: Some(false),
         };
-        self.task("copy a disk", &manager, request, is_never_done)
-            .await
-            .map(|_| ())
+        self.task(
+            "copy a disk",
+            &manager,
+            request,
+            Twice::Harmful,
+            is_never_done,
+        )
+        .await
+        .map(|_| ())
     }
 
     /// Deletes a virtual disk. One that is gone is fine.
@@ -376,27 +473,41 @@ impl Vsphere {
             datacenter,
         };
         let done = |why: &vmomi::client::Error| why.is_fault("FileNotFound");
-        self.task("delete a disk", &manager, request, done)
+        self.task("delete a disk", &manager, request, Twice::Harmless, done)
             .await
             .map(|_| ())
     }
 
-    /// Runs a task and waits for its end. A failure for which `done` holds means that the wish is fulfilled.
+    /// Runs a task and waits for its end. A failure for which `done` holds means that the wish is fulfilled. What
+    /// may pass is tried again.
     async fn task<M>(
         &self,
         tried: &'static str,
         this: &ManagedObjectReference,
         request: M,
+        twice: Twice,
         done: impl Fn(&vmomi::client::Error) -> bool,
     ) -> Result<Option<TaskInfo>, Error>
     where
         M: vmomi::method::Method<Response = ManagedObjectReference> + Clone,
     {
         let client = self.client().await?;
-        match client.run_task(this, request.clone()).await {
-            Ok(info) => Ok(Some(info)),
-            Err(why) if done(&why) => Ok(None),
-            Err(why) => Err(failed(tried, &why)),
+        let mut attempt = 0;
+        loop {
+            let why = match client.run_task(this, request.clone()).await {
+                Ok(info) => return Ok(Some(info)),
+                Err(why) if done(&why) => return Ok(None),
+                Err(why) => why,
+            };
+            let passing = why.is_retryable() || why.is_ambiguous();
+            attempt += 1;
+            match AGAIN.pause(attempt) {
+                Some(pause) if passing && (twice == Twice::Harmless || !why.is_ambiguous()) => {
+                    tracing::debug!(%why, tried, attempt, "trying again");
+                    tokio::time::sleep(pause).await;
+                }
+                _ => return Err(failed(tried, &why)),
+            }
         }
     }
 
@@ -530,26 +641,62 @@ impl Actor for SessionActor {
 
     async fn pre_start(
         &self,
-        _myself: ActorRef<Message>,
+        myself: ActorRef<Message>,
         args: Args,
     ) -> Result<Session, ActorProcessingErr> {
         let client = Client::connect(args.config).await?;
         let number = rand::random();
-        args.vsphere.client.send_replace(Some((number, client)));
+        let vsphere = args.context.vsphere().clone();
+        vsphere.client.send_replace(Some((number, client)));
+        let policy = args.context.policy();
+        let tree = args.context.tree();
+        let mut children = Nursery::new("vch/vsphere", policy, tree, &myself, Message::Child);
+        let address = args.context.addresses().watch.clone();
+        let watch = ChildSpec::only("watch", address, move || (Watch, args.context.clone()));
+        children.add(watch, None);
         Ok(Session {
-            vsphere: args.vsphere,
+            vsphere,
             number,
+            children,
         })
+    }
+
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<Message>,
+        state: &mut Session,
+    ) -> Result<(), ActorProcessingErr> {
+        let session = state.vsphere.client.borrow().clone();
+        if let Some((number, client)) = session
+            && number == state.number
+        {
+            // A server that does not answer ends the session by itself, later.
+            let _ = tokio::time::timeout(LOGOUT, client.close()).await;
+        }
+        Ok(())
     }
 
     async fn handle(
         &self,
         _myself: ActorRef<Message>,
         message: Message,
-        _state: &mut Session,
+        state: &mut Session,
     ) -> Result<(), ActorProcessingErr> {
-        let Message::Ping(reply) = message;
-        let _ = reply.send(());
-        Ok(())
+        match message {
+            Message::Ping(reply) => {
+                let _ = reply.send(());
+                Ok(())
+            }
+            Message::Child(message) => state.children.handle(message).await,
+        }
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _myself: ActorRef<Message>,
+        event: SupervisionEvent,
+        state: &mut Session,
+    ) -> Result<(), ActorProcessingErr> {
+        state.children.event(event).await.map(|_| ())
     }
 }

@@ -47,7 +47,8 @@ impl Actor for Watch {
         myself: ActorRef<Message>,
         context: Context,
     ) -> Result<State, ActorProcessingErr> {
-        let client = context.vsphere().client().await?;
+        // Not lent: the standing wait is no request that somebody waits for.
+        let client = (*context.vsphere().client().await?).clone();
         let mut filter = client
             .watch()
             .await?

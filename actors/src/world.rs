@@ -74,6 +74,8 @@ pub struct Args {
     pub serial: SocketAddr,
     /// Facts for `docker info`.
     pub system: SystemInfo,
+    /// Strategy, intensity and back-off of all supervisors.
+    pub policy: Policy,
 }
 
 /// A running world.
@@ -105,7 +107,7 @@ impl World {
     pub async fn start(args: Args) -> Result<Self, Error> {
         let tree = Tree::default();
         let vsphere = Vsphere::new(&args.settings.datacenter);
-        let context = Context::new(args.settings, vsphere.clone(), args.disks, tree.clone());
+        let context = Context::new(args.settings, vsphere.clone(), args.disks, tree.clone(), args.policy);
         context.set_system(args.system);
         let addresses = context.addresses().clone();
         let serial = Address::default();
@@ -131,29 +133,29 @@ impl World {
             with(&context, "appliance", addresses.appliance.clone(), || {
                 Appliance
             }),
-            supervisor("images", addresses.images.clone(), &tree, images(&context)),
+            supervisor("images", addresses.images.clone(), &context, images(&context)),
             with(&context, "volumes", addresses.volumes.clone(), || Volumes),
             supervisor(
                 "networks",
                 Address::default(),
-                &tree,
+                &context,
                 network::children(&context),
             ),
             supervisor(
                 "containers",
                 addresses.containers.clone(),
-                &tree,
+                &context,
                 containers::children(&context),
             ),
             ChildSpec::only("serial", serial.clone(), move || (Serial, hub.clone())),
             supervisor(
                 "personas",
                 personas.address.clone(),
-                &tree,
+                &context,
                 personas.children(),
             ),
         ];
-        let root = SupervisorArgs::fixed("vch", policy(), &tree, children);
+        let root = SupervisorArgs::fixed("vch", context.policy(), &tree, children);
         let (root, _) = Supervisor::spawn(None, Supervisor, root)
             .await
             .map_err(|why| Error::failed("start the root supervisor", &why))?;
@@ -238,10 +240,6 @@ fn images(context: &Context) -> Children {
     })
 }
 
-fn policy() -> Policy {
-    Policy::default()
-}
-
 fn with<A>(
     context: &Context,
     id: &'static str,
@@ -259,13 +257,13 @@ where
 fn supervisor(
     id: &'static str,
     address: Address<SupervisorMessage>,
-    tree: &Tree,
+    context: &Context,
     children: Children,
 ) -> ChildSpec {
     let args = SupervisorArgs {
         path: format!("vch/{id}"),
-        policy: policy(),
-        tree: tree.clone(),
+        policy: context.policy(),
+        tree: context.tree().clone(),
         children,
     };
     ChildSpec::only(id, address, move || (Supervisor, args.clone()))

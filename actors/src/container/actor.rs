@@ -212,6 +212,7 @@ impl Running {
             self.machine.continue_from(&last);
         }
         self.spec = Some(Arc::new(record.spec.clone()));
+        self.context.needs().enter(self.id, record.chains.clone());
         self.record = Some(record);
         self.note_names(&facts);
         self.publish();
@@ -350,9 +351,7 @@ impl Running {
         let addresses = self.context.addresses();
         if let Some(last) = self.context.snapshots().container(&self.id) {
             for endpoint in &last.endpoints {
-                addresses
-                    .bridge
-                    .tell(crate::network::Message::Release(endpoint.id));
+                crate::network::release(&self.context, endpoint.network, endpoint.id);
                 self.context
                     .snapshots()
                     .set_endpoint(endpoint.network, self.id, None);
@@ -374,6 +373,9 @@ impl Running {
             .snapshots()
             .remove_container(&self.id, self.machine.exit_code);
         self.context.leave_container(self.id);
+        // What its image has left behind for its sake.
+        let stood_on = self.context.needs().leave(self.id);
+        crate::image::forget_layers(&self.context, stood_on);
     }
 
     fn work(&mut self, myself: &ActorRef<Message>, work: Work) {
@@ -384,6 +386,7 @@ impl Running {
             let _ = link.send_message(link::Message::NewRun);
         }
         let link = self.link_address.clone();
+        let boot = self.machine.vm.boot_key.clone();
         let volumes: Vec<String> = self
             .record
             .iter()
@@ -394,7 +397,7 @@ impl Running {
         let doing = async move {
             let vsphere = context.vsphere();
             let result = match work {
-                Work::PowerOn => vsphere.power_on(&vm).await,
+                Work::PowerOn => vsphere.power_on(&vm, &boot).await,
                 Work::PowerOff => vsphere.power_off(&vm).await,
                 Work::Destroy => destroy(vsphere, &vm, &volumes).await,
                 Work::Freeze(frozen) => link
@@ -470,7 +473,7 @@ impl Running {
         let busy = self.link_address.busy().clone();
         self.context
             .tree()
-            .enter(&self.link_path(), link.get_cell(), busy);
+            .enter(&self.link_path(), "link", link.get_cell(), busy);
         self.link_address.set(link.clone());
         self.link = Some(link);
         Ok(())

@@ -168,9 +168,8 @@ impl Running {
             let _ = reply.send(
                 context
                     .vsphere()
-                    .reconfigure(&vm_id, spec)
-                    .await
-                    .map(|_| ()),
+                    .label(&vm_id, spec)
+                    .await,
             );
         });
     }

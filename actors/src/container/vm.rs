@@ -47,6 +47,9 @@ pub struct Record {
     pub endpoints: Vec<EndpointRecord>,
     /// Its volumes and temporary file systems.
     pub mounts: Vec<MountRecord>,
+    /// The chain ids of the layers that its disk stands on, lowest first.
+    #[serde(default)]
+    pub chains: Vec<String>,
 }
 
 /// A place in a network.

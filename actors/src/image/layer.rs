@@ -4,8 +4,10 @@
 //!  absent ── Ensure ──▶ fetching ── parent present ──▶ writing ── digest right ──▶ present
 //!     ▲                    │ error                        │ error, crash
 //!     └────────────────────┴──────────────────────────────┘   (the marker is written last: nothing half-present)
+//!  present ── Forget, nobody needs it ──▶ deleting ──▶ absent   (an Ensure meanwhile waits, and writes it anew)
 //! ```
-//! What a crash loses: the download and the disk that was being written; the next Ensure starts over.
+//! What a crash loses: the download and the disk that was being written; the next Ensure starts over. A deletion is
+//! asked for again by the one who asked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,9 +35,14 @@ pub enum Message {
     Ensure(Box<Job>, RpcReplyPort<Result<u64, Error>>),
     /// Answers when the layer is present, or why it is not.
     Await(RpcReplyPort<Result<u64, Error>>),
+    /// Deletes the layer, or what a failure left of it, unless somebody needs it. Answers when it is gone.
+    Forget(RpcReplyPort<Result<(), Error>>),
     /// Internal: the work ended.
     #[doc(hidden)]
     Done(Result<u64, Error>),
+    /// Internal: the deletion ended.
+    #[doc(hidden)]
+    Deleted(Result<(), Error>),
     /// Internal: progress.
     #[doc(hidden)]
     Progress(Progress),
@@ -87,6 +94,10 @@ pub struct State {
     args: Args,
     present: Option<u64>,
     busy: bool,
+    /// Who waits for the deletion that is under way; empty: there is none.
+    deleting: Vec<RpcReplyPort<Result<(), Error>>>,
+    /// What came while the layer was being deleted.
+    later: Vec<(Box<Job>, RpcReplyPort<Result<u64, Error>>)>,
     waiting: Vec<RpcReplyPort<Result<u64, Error>>>,
     watchers: Vec<mpsc::UnboundedSender<Progress>>,
     tasks: JoinSet<()>,
@@ -118,6 +129,8 @@ impl Actor for LayerActor {
             present: marker.map(|m| m.size),
             args,
             busy: false,
+            deleting: vec![],
+            later: vec![],
             waiting: vec![],
             watchers: vec![],
             tasks: JoinSet::new(),
@@ -132,28 +145,20 @@ impl Actor for LayerActor {
     ) -> Result<(), ActorProcessingErr> {
         while state.tasks.try_join_next().is_some() {}
         match message {
-            Message::Ensure(job, reply) => match state.present {
-                Some(size) => {
-                    let id = short(&job.layer);
-                    let status = "Already exists".to_owned();
-                    // Watchers may leave.
-                    let _ = job.watcher.send(Progress::Status { id, status });
-                    let _ = reply.send(Ok(size));
+            Message::Ensure(job, reply) if !state.deleting.is_empty() => {
+                state.later.push((job, reply));
+            }
+            Message::Ensure(job, reply) => state.ensure(&myself, job, reply),
+            Message::Forget(reply) => state.forget(&myself, reply),
+            Message::Deleted(result) => {
+                for reply in state.deleting.drain(..) {
+                    let _ = reply.send(result.clone());
                 }
-                None => {
-                    state.waiting.push(reply);
-                    state.watchers.push(job.watcher.clone());
-                    if !state.busy {
-                        state.busy = true;
-                        let (args, me) = (state.args.clone(), myself.clone());
-                        state.tasks.spawn(async move {
-                            let done = write(&args, *job, &me).await;
-                            let _ = me.send_message(Message::Done(done));
-                        });
-                    }
+                for (job, reply) in std::mem::take(&mut state.later) {
+                    state.ensure(&myself, job, reply);
                 }
-            },
-            Message::Await(reply) => match (state.present, state.busy) {
+            }
+            Message::Await(reply) => match (state.present, state.busy || !state.later.is_empty()) {
                 (Some(size), _) => {
                     let _ = reply.send(Ok(size));
                 }
@@ -170,11 +175,68 @@ impl Actor for LayerActor {
                 for reply in state.waiting.drain(..) {
                     let _ = reply.send(result.clone());
                 }
+                // Those for whom it was written may be gone.
+                super::forget_layers(&state.args.context, vec![state.args.chain.clone()]);
             }
             Message::Progress(step) => state.watchers.retain(|w| w.send(step.clone()).is_ok()),
         }
         Ok(())
     }
+}
+
+impl State {
+    fn ensure(
+        &mut self,
+        myself: &ActorRef<Message>,
+        job: Box<Job>,
+        reply: RpcReplyPort<Result<u64, Error>>,
+    ) {
+        if let Some(size) = self.present {
+            let id = short(&job.layer);
+            let status = "Already exists".to_owned();
+            // Watchers may leave.
+            let _ = job.watcher.send(Progress::Status { id, status });
+            let _ = reply.send(Ok(size));
+            return;
+        }
+        self.waiting.push(reply);
+        self.watchers.push(job.watcher.clone());
+        if !std::mem::replace(&mut self.busy, true) {
+            let (args, me) = (self.args.clone(), myself.clone());
+            self.tasks.spawn(async move {
+                let done = write(&args, *job, &me).await;
+                let _ = me.send_message(Message::Done(done));
+            });
+        }
+    }
+
+    fn forget(&mut self, myself: &ActorRef<Message>, reply: RpcReplyPort<Result<(), Error>>) {
+        if self.busy || self.args.context.needs_layer(&self.args.chain) {
+            // Somebody came who needs it: there is nothing to forget any more.
+            let _ = reply.send(Ok(()));
+            return;
+        }
+        self.present = None;
+        self.deleting.push(reply);
+        if self.deleting.len() == 1 {
+            let (args, me) = (self.args.clone(), myself.clone());
+            self.tasks.spawn(async move {
+                let deleted = delete(&args).await;
+                let _ = me.send_message(Message::Deleted(deleted));
+            });
+        }
+    }
+}
+
+/// Deletes a layer: first the marker, so that nothing half-deleted is present.
+async fn delete(args: &Args) -> Result<(), Error> {
+    let Args { context, chain } = args;
+    let vsphere = context.vsphere();
+    vsphere.delete_file(&marker_path(context, chain)).await?;
+    vsphere.delete_disk(&disk_path(context, chain)).await?;
+    vsphere
+        .delete_file(&context.settings().image_path(chain))
+        .await
 }
 
 fn short(layer: &Layer) -> String {

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::layer::{self, LayerActor};
+use super::need::Wanted;
 use super::{ImageSnapshot, Progress, PullRequest, Transfer, Upload, repository};
 use crate::context::Context;
 use crate::error::Error;
@@ -50,6 +51,7 @@ pub struct Pull;
 pub struct Args {
     context: Context,
     job: Arc<Mutex<Option<Job>>>,
+    busy: strategy::Busy,
 }
 
 impl std::fmt::Debug for Args {
@@ -79,7 +81,9 @@ impl Actor for Pull {
             .take();
         let job = job.ok_or("a transfer is not started twice")?;
         let mut tasks = JoinSet::new();
+        let busy = args.busy.request();
         tasks.spawn(async move {
+            let _busy = busy;
             run(&args.context, job).await;
             let _ = myself.send_message(Done);
         });
@@ -115,14 +119,15 @@ async fn start(context: &Context, what: What) -> Result<Transfer, Error> {
         accepted,
         watcher,
     })));
+    let address = Address::default();
     let args = Args {
         context: context.clone(),
         job,
+        busy: address.busy().clone(),
     };
     let id = format!("pull-{:08x}", rand::random::<u32>());
-    let child = ChildSpec::new(id, Restart::Temporary, Address::default(), move || {
-        (Pull, args.clone())
-    });
+    let make = move || (Pull, args.clone());
+    let child = ChildSpec::new(id, Restart::Temporary, address, make).kind("pull");
     let images = &context.addresses().images;
     let added = images
         .ask(DEADLINE, |r| SupervisorMessage::AddChild(child, r))
@@ -382,6 +387,8 @@ async fn store(
     let mut parent: Option<(String, Address<layer::Message>)> = None;
     let mut size = 0;
     let diff_ids: Vec<_> = image.layers.iter().map(|l| l.diff_id.to_string()).collect();
+    // Until the image is entered; then the image needs them.
+    let _wanted = Wanted::new(context, super::chains(&diff_ids));
     for layer in image.layers {
         let chain = layer.chain_id.hex().to_owned();
         let address = layer_actor(context, &chain).await?;
@@ -425,7 +432,7 @@ async fn store(
 }
 
 /// The actor of a layer, started if it is not there.
-async fn layer_actor(context: &Context, chain: &str) -> Result<Address<layer::Message>, Error> {
+pub(super) async fn layer_actor(context: &Context, chain: &str) -> Result<Address<layer::Message>, Error> {
     let (address, new) = context.layer(chain);
     if new {
         let args = layer::Args {
@@ -434,7 +441,7 @@ async fn layer_actor(context: &Context, chain: &str) -> Result<Address<layer::Me
         };
         let id = chain.get(..12).unwrap_or(chain).to_owned();
         let make = move || (LayerActor, args.clone());
-        let child = ChildSpec::new(id, Restart::Permanent, address.clone(), make);
+        let child = ChildSpec::new(id, Restart::Permanent, address.clone(), make).kind("layer");
         let images = &context.addresses().images;
         let added = images
             .ask(DEADLINE, |r| SupervisorMessage::AddChild(child, r))

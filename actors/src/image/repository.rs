@@ -181,10 +181,11 @@ impl State {
         }
         removed.push(Removed::Deleted(image.id.to_string()));
         self.emit("delete", &image.id, &image.id.to_string());
-        for chain in self.unused_chains(&image) {
+        let unused = self.unused_chains(&image);
+        for chain in &unused {
             removed.push(Removed::Deleted(format!("sha256:{chain}")));
-            self.forget_layer(chain);
         }
+        super::forget_layers(&self.context, unused);
         Ok(removed)
     }
 
@@ -236,15 +237,6 @@ impl State {
             .rev()
             .filter(|c| !needed.contains(c))
             .collect()
-    }
-
-    fn forget_layer(&self, chain: String) {
-        let context = self.context.clone();
-        tokio::spawn(async move {
-            if let Err(why) = super::forget_layer(&context, &chain).await {
-                tracing::warn!(%why, chain, "cannot delete a layer");
-            }
-        });
     }
 
     async fn save(&mut self, images: BTreeMap<ImageId, Arc<ImageSnapshot>>) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vmomi::types::{DeleteDatastoreFileRequest, MakeDirectoryRequest, MoveDatastoreFileRequest};
 
-use super::{Vsphere, failed, is_never_done, manager};
+use super::{AGAIN, Twice, Vsphere, failed, is_never_done, manager};
 use crate::error::Error;
 
 /// A datastore path, `[ds] folder/file`, cut in two.
@@ -80,10 +80,18 @@ impl Vsphere {
             datacenter: self.datacenter(&client).await?,
             create_parent_directories: Some(true),
         };
-        match client.invoke(&files, request).await {
-            Ok(()) => Ok(()),
-            Err(why) if why.is_fault("FileAlreadyExists") => Ok(()),
-            Err(why) => Err(failed("make a directory", &why)),
+        let mut attempt = 0;
+        loop {
+            let why = match client.invoke(&files, request.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(why) if why.is_fault("FileAlreadyExists") => return Ok(()),
+                Err(why) => why,
+            };
+            attempt += 1;
+            match AGAIN.pause(attempt) {
+                Some(pause) if why.is_retryable() => tokio::time::sleep(pause).await,
+                _ => return Err(failed("make a directory", &why)),
+            }
         }
     }
 
@@ -102,7 +110,8 @@ impl Vsphere {
             destination_datacenter: datacenter,
             force: Some(true),
         };
-        self.task("move a file", &files, request, is_never_done)
+        let never = is_never_done;
+        self.task("move a file", &files, request, Twice::Harmful, never)
             .await
             .map(|_| ())
     }
@@ -120,7 +129,7 @@ impl Vsphere {
             datacenter,
         };
         let gone = |why: &vmomi::client::Error| why.is_fault("FileNotFound");
-        self.task("delete a file", &files, request, gone)
+        self.task("delete a file", &files, request, Twice::Harmless, gone)
             .await
             .map(|_| ())
     }
@@ -151,8 +160,21 @@ impl Vsphere {
     ) -> Result<(), Error> {
         let bytes = serde_json::to_vec(document)
             .map_err(|why| Error::failed(format!("write {path}"), &why))?;
+        let bytes = Bytes::from(bytes);
         let beside = format!("{path}.new");
-        self.write_file(&beside, bytes.into()).await?;
-        self.move_file(&beside, path).await
+        let mut attempt = 0;
+        loop {
+            self.write_file(&beside, bytes.clone()).await?;
+            let why = match self.move_file(&beside, path).await {
+                Err(why) if why.is_retryable() => why,
+                result => return result,
+            };
+            // Moved or not, the same again comes to the same.
+            attempt += 1;
+            match AGAIN.pause(attempt) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(why),
+            }
+        }
     }
 }

@@ -94,6 +94,7 @@ async fn stop(drain: &mut watch::Receiver<bool>) {
 /// Answers one request: version, route, handler; headers on all answers.
 async fn answer(request: Request<Incoming>, shared: Arc<Shared>, slot: TakeoverSlot) -> Reply {
     let (head, body) = request.into_parts();
+    let _serving = shared.engine.serving();
     let started = tokio::time::Instant::now();
     let mut reply = match dispatch(&head, body, shared, slot).await {
         Ok(reply) => reply,

@@ -65,6 +65,14 @@ impl<M: Message> Default for Address<M> {
 }
 
 impl<M: Message> Address<M> {
+    /// An address whose counter of unanswered questions is shared with others who count.
+    pub fn counted_by(busy: Busy) -> Self {
+        Self {
+            busy,
+            ..Self::default()
+        }
+    }
+
     /// Points the address at a running actor.
     pub fn set(&self, actor: ActorRef<M>) {
         self.state.send_replace(State::Up(actor));

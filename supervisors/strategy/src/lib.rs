@@ -1,8 +1,8 @@
 //! Supervision as data: child specifications, strategies, restart intensity and back-off.
 //!
-//! [`decision`] decides and knows nothing of actors, time sources or tasks; [`supervisor`] is the ractor actor that
-//! does what it decides; [`tree`] is the live tree that can be printed and killed in by path; [`address`] finds
-//! an actor again after its restart.
+//! [`decision`] decides and knows nothing of actors, time sources or tasks; [`nursery`] does what it decides for the
+//! children of one actor, [`supervisor`] is the actor that does nothing else; [`tree`] is the live tree that can be
+//! printed and killed in by path; [`address`] finds an actor again after its restart.
 //!
 //! ```
 //! use std::time::Duration;
@@ -17,10 +17,14 @@
 
 pub mod address;
 pub mod decision;
+pub mod nursery;
+pub mod spec;
 pub mod supervisor;
 pub mod tree;
 
 pub use address::{Address, AskError};
 pub use decision::{Backoff, Intensity, Policy, Restart, Strategy};
-pub use supervisor::{ChildSpec, Children, Supervisor, SupervisorArgs, SupervisorMessage};
-pub use tree::Tree;
+pub use nursery::Nursery;
+pub use spec::{ChildSpec, Children};
+pub use supervisor::{Supervisor, SupervisorArgs, SupervisorMessage};
+pub use tree::{Busy, BusyGuard, Entry, Tree};

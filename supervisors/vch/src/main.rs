@@ -21,7 +21,7 @@ use actors::system::SystemInfo;
 use actors::world::{self, World};
 use api::docker::{self, Bind, Persona};
 use clap::Parser;
-use strategy::{Address, ChildSpec, Restart};
+use strategy::{Address, ChildSpec, Policy};
 use tether_protocol::config::ApplianceConfig;
 use tracing_subscriber::EnvFilter;
 use vmomi::client::Config;
@@ -139,11 +139,12 @@ async fn run(command: Command) -> Result<(), Failure> {
         vsphere: target,
         disks,
         serial,
+        policy: Policy::default(),
     };
     let world = World::start(world).await.map_err(Failure::Start)?;
-    let address = Address::default();
+    let address = Address::counted_by(world.engine.serving_counter().clone());
     let engine = world.engine.clone();
-    let persona = ChildSpec::new("docker", Restart::Permanent, address.clone(), move || {
+    let persona = ChildSpec::only("docker", address.clone(), move || {
         (
             Persona,
             docker::Args {

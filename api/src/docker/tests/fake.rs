@@ -188,7 +188,15 @@ impl Snapshots {
     }
 }
 
+/// Stands for the guard of a request.
+pub struct Serving;
+
 impl Engine {
+    /// Counts nothing.
+    pub fn serving(&self) -> Serving {
+        Serving
+    }
+
     /// An engine with the sample image and nothing else.
     pub fn new() -> Self {
         let image = Arc::new(sample::image());
