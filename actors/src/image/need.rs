@@ -15,11 +15,18 @@ pub struct Needs(Arc<Mutex<Table>>);
 struct Table {
     transfers: BTreeMap<String, usize>,
     containers: BTreeMap<ContainerId, Vec<String>>,
+    /// The repository has been read once: before that, every layer is needed.
+    read: bool,
 }
 
 impl Needs {
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The images on the shelf are all that there are.
+    pub(crate) fn images_are_known(&self) {
+        self.lock().read = true;
     }
 
     /// A container stands on these chains.
@@ -35,7 +42,8 @@ impl Needs {
 
     fn has(&self, chain: &str) -> bool {
         let table = self.lock();
-        table.transfers.contains_key(chain)
+        !table.read
+            || table.transfers.contains_key(chain)
             || table
                 .containers
                 .values()

@@ -70,6 +70,7 @@ impl Actor for Repository {
             .map(|i| (i.id.clone(), Arc::new(i)))
             .collect();
         context.snapshots().set_images(images.clone());
+        context.needs().images_are_known();
         Ok(State {
             context,
             images,
