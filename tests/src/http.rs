@@ -12,6 +12,8 @@ use serde_json::Value;
 pub struct Answer {
     /// The status code.
     pub status: u16,
+    /// The body's type, without parameters.
+    pub kind: String,
     /// The body, out of its chunks.
     pub body: Vec<u8>,
 }
@@ -57,6 +59,7 @@ pub fn request(
         Body::None => ("", Vec::new()),
         Body::Json(value) => ("application/json", serde_json::to_vec(value)?),
         Body::Tar(bytes) => ("application/x-tar", bytes.to_vec()),
+        Body::Raw(kind, bytes) => (*kind, bytes.to_vec()),
     };
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: vch\r\nConnection: close\r\n");
     if !kind.is_empty() {
@@ -77,6 +80,8 @@ pub enum Body<'a> {
     Json(Value),
     /// An archive.
     Tar(&'a [u8]),
+    /// Bytes of any type.
+    Raw(&'a str, &'a [u8]),
 }
 
 /// A stream whose reads all end at one moment.
@@ -102,7 +107,7 @@ fn read_answer(reader: &mut impl BufRead) -> Result<Answer> {
         .strip_prefix("HTTP/1.1 ")
         .and_then(|rest| rest.get(..3)?.parse().ok())
         .with_context(|| format!("the server says {status:?}"))?;
-    let (mut length, mut chunked) = (None, false);
+    let (mut length, mut chunked, mut kind) = (None, false, String::new());
     loop {
         let header = line(reader)?.to_ascii_lowercase();
         if header.is_empty() {
@@ -110,6 +115,10 @@ fn read_answer(reader: &mut impl BufRead) -> Result<Answer> {
         }
         if let Some(value) = header.strip_prefix("content-length:") {
             length = Some(value.trim().parse::<u64>()?);
+        }
+        if let Some(value) = header.strip_prefix("content-type:") {
+            let value = value.split(';').next().unwrap_or(value);
+            value.trim().clone_into(&mut kind);
         }
         chunked |= header.starts_with("transfer-encoding:") && header.ends_with("chunked");
     }
@@ -119,10 +128,10 @@ fn read_answer(reader: &mut impl BufRead) -> Result<Answer> {
     } else if let Some(length) = length {
         reader.take(length).read_to_end(&mut body)?;
         ensure!(body.len() as u64 == length, "the answer broke off");
-    } else if status != 204 {
+    } else if !matches!(status, 204 | 304) {
         reader.read_to_end(&mut body)?;
     }
-    Ok(Answer { status, body })
+    Ok(Answer { status, kind, body })
 }
 
 fn chunks(reader: &mut impl BufRead, body: &mut Vec<u8>) -> Result<()> {
