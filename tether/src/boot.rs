@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,7 +17,6 @@ use nix::sys::reboot::{RebootMode, reboot};
 use tether_protocol::config::{
     ApplianceConfig, ExecutorConfig, FetchError, ProcessState, ProcessStatus, StateKeys,
 };
-use tether_protocol::rpci::{Command, info};
 use tether_protocol::session::{Identity, SessionGuest};
 use tether_sys::mount::{self, MS_NODEV, MS_NOEXEC, MS_NOSUID};
 use tether_sys::power::Power;
@@ -29,8 +29,9 @@ use crate::guest::{Guest, Parts};
 use crate::launch::{self, LaunchError, Sandbox};
 use crate::link::Link;
 use crate::logport::LogPort;
-use crate::network::{Network, NetworkError, names};
+use crate::network::{Network, NetworkError};
 use crate::rpc::Rpc;
+use crate::upkeep::Upkeep;
 use crate::{chain, clock, say};
 
 mod appliance;
@@ -248,10 +249,9 @@ fn run_container(
         Some(Link::new(machine.port(0), session))
     };
     let network = Network::set_up(config).map_err(|e| internal(BootError::Network(e)))?;
-    let servers = network.name_servers(config);
-    let address = network.primary().map(|cidr| cidr.ip);
-    let etc = machine.state.join("etc");
-    let names = names::write(&etc, config, address, &servers, network.domain.as_deref())
+    let mut upkeep = Upkeep::new(config, network, machine.state.join("etc"));
+    let names = upkeep
+        .write_names()
         .map_err(|e| internal(prepare("name files")(e)))?;
     let root = mount_disks(machine, config, disks).map_err(|e| internal(BootError::Disk(e)))?;
     let volumes: Vec<_> = root.volumes;
@@ -260,14 +260,19 @@ fn run_container(
     let port = config.log_port.map(|number| machine.port(number));
     let log = LogPort::open(port.as_deref(), next.unwrap_or(1))
         .map_err(|e| internal(prepare("the log port")(e)))?;
-    let mut freezer = Freezer::new(&machine.state.join("cgroup"));
+    let mut freezer = Freezer::new(&machine.state.join("cgroup"), spec.security.pids_limit);
     let cgroup = freezer.group().and_then(|fd| fd.try_clone_to_owned().ok());
+    let joined = freezer.joined().iter().map(OwnedFd::try_clone);
+    let joined = joined
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(|e| internal(prepare("cgroups")(e)))?;
     let sandbox = Sandbox {
         config,
         root: Some(&root.place),
         volumes: &volumes,
         names: &names,
         cgroup: cgroup.as_ref().map(std::os::fd::AsFd::as_fd),
+        joined: &joined,
     };
     let launched = launch::start(&sandbox, spec)?;
     let started = ProcessState {
@@ -292,8 +297,9 @@ fn run_container(
         log: &mut log,
         signals,
         freezer: &mut freezer,
+        upkeep: &mut upkeep,
     };
-    let power = Guest::new(parts, spec, launched).run(|rpc| report(rpc, config, &network));
+    let power = Guest::new(parts, spec, launched).run();
     let next = [(StateKeys::LOG_NEXT.to_owned(), log.next().to_string())];
     if let Err(error) = rpc.set(&next) {
         say!("keeping the log's number: {error}");
@@ -330,41 +336,4 @@ fn mount_disks(
     // Last mounted, first released: volumes before the root.
     disks.reverse();
     Ok(Root { place, volumes })
-}
-
-/// Tells vSphere about the guest, once nothing is more urgent.
-fn report(rpc: &mut Rpc, config: &ExecutorConfig, network: &Network) {
-    let mut commands = vec![
-        Command::ToolsVersion(i32::MAX.unsigned_abs()),
-        Command::SetGuestInfo {
-            kind: info::DNS_NAME,
-            data: config.host_name().into(),
-        },
-        Command::SetGuestInfo {
-            kind: info::NIC_V3,
-            data: network.report(config).encode(),
-        },
-    ];
-    for interface in network.interfaces.iter().filter(|i| i.lease.is_some()) {
-        let address = interface.address.map(|a| a.to_string()).unwrap_or_default();
-        let gateway = interface.gateway.map(|a| a.to_string()).unwrap_or_default();
-        let values = [
-            (StateKeys::address(interface.device), address),
-            (StateKeys::gateway(interface.device), gateway),
-        ];
-        commands.extend(values.map(|(key, value)| Command::InfoSet {
-            key,
-            value: value.into_bytes(),
-        }));
-    }
-    if let Some(address) = network.primary() {
-        let value = address.ip.to_string().into_bytes();
-        commands.push(Command::InfoSet {
-            key: "guestinfo.ip".to_owned(),
-            value,
-        });
-    }
-    if let Err(error) = rpc.call(&commands) {
-        say!("reporting the guest's state: {error}");
-    }
 }

@@ -28,6 +28,7 @@ use crate::launch::{Launched, Sandbox};
 use crate::link::Link;
 use crate::logport::LogPort;
 use crate::rpc::Rpc;
+use crate::upkeep::Upkeep;
 
 mod ending;
 pub mod freezer;
@@ -44,6 +45,7 @@ const IDLE_AFTER: u8 = 20;
 const SIGNALS: u64 = 0;
 const HYPERVISOR: u64 = 1;
 const LINE: u64 = 2;
+const LEASES: u64 = 3;
 /// Tokens of processes: the number, and which of its files.
 const PROCESSES: u64 = 16;
 
@@ -66,6 +68,8 @@ pub struct Parts<'a> {
     pub signals: SignalFd,
     /// The container's cgroup.
     pub freezer: &'a mut Freezer,
+    /// What goes on beside the processes.
+    pub upkeep: &'a mut Upkeep<'a>,
 }
 
 /// The loop's state.
@@ -99,9 +103,10 @@ impl<'a> Guest<'a> {
         }
     }
 
-    /// Runs until the VM should go off, and tells how. `idle` runs once, when the first rush is over.
-    pub fn run(mut self, idle: impl FnOnce(&mut Rpc)) -> Power {
-        let mut idle = Some(idle);
+    /// Runs until the VM should go off, and tells how. vSphere is told about the guest when the first
+    /// rush is over.
+    pub fn run(mut self) -> Power {
+        let mut fresh = true;
         loop {
             self.link_events();
             self.report_exits();
@@ -110,11 +115,10 @@ impl<'a> Guest<'a> {
                 self.parts.log.finish_all();
                 return self.power;
             }
-            let ready = self.wait(line_full, idle.is_some());
-            if ready.is_empty()
-                && let Some(idle) = idle.take()
-            {
-                idle(self.parts.rpc);
+            let ready = self.wait(line_full, fresh);
+            if fresh && ready.is_empty() {
+                fresh = false;
+                self.parts.upkeep.report(self.parts.rpc);
             }
             for token in ready {
                 self.handle(token);
@@ -139,6 +143,10 @@ impl<'a> Guest<'a> {
             };
             tokens.push(LINE);
             fds.push(PollFd::new(port, PollFlags::POLLIN | out));
+        }
+        for socket in self.parts.upkeep.sockets() {
+            tokens.push(LEASES);
+            fds.push(PollFd::new(socket, PollFlags::POLLIN));
         }
         for (number, process) in &self.processes {
             let base = PROCESSES + u64::from(*number) * 4;
@@ -172,7 +180,7 @@ impl<'a> Guest<'a> {
     fn next_deadline(&self) -> Option<Instant> {
         let dial = self.parts.link.as_ref().and_then(Link::dial_at);
         let waiting = self.processes.values().filter_map(Process::deadline);
-        [dial, self.kill_at, self.ending]
+        [dial, self.kill_at, self.ending, self.parts.upkeep.due()]
             .into_iter()
             .flatten()
             .chain(waiting)
@@ -190,12 +198,16 @@ impl<'a> Guest<'a> {
             self.kill_at = None;
             self.signal(PRIMARY, nix::libc::SIGKILL);
         }
+        if self.parts.upkeep.due().is_some_and(|at| at <= now) {
+            self.parts.upkeep.turn(self.parts.rpc);
+        }
     }
 
     fn handle(&mut self, token: u64) {
         match token {
             SIGNALS => self.on_signals(),
             HYPERVISOR => self.on_hypervisor(),
+            LEASES => self.parts.upkeep.turn(self.parts.rpc),
             LINE => {
                 if let Some(link) = &mut self.parts.link {
                     link.receive();

@@ -41,6 +41,20 @@ pub struct Sandbox<'a> {
     pub names: &'a [std::path::PathBuf],
     /// The cgroup of the container's processes.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// Lists of members of further cgroups.
+    pub joined: &'a [OwnedFd],
+}
+
+impl Sandbox<'_> {
+    /// Moves this process into the cgroups that it cannot be started in.
+    fn join_cgroups(&self) -> Result<(), LaunchError> {
+        for members in self.joined {
+            nix::unistd::write(members, b"0")
+                .map_err(std::io::Error::from)
+                .step("joining the container's cgroups")?;
+        }
+        Ok(())
+    }
 }
 
 /// A process that was started.
@@ -100,6 +114,7 @@ fn in_child(
     if !with_init {
         process::setsid().step("starting a session")?;
     }
+    sandbox.join_cgroups()?;
     if let Some(root) = sandbox.root {
         if sandbox.cgroup.is_some() {
             process::unshare(NEWCGROUP).step("making a cgroup namespace")?;
@@ -212,6 +227,7 @@ fn joined(
     channel: BorrowedFd<'_>,
 ) -> Result<i32, LaunchError> {
     process::setsid().step("starting a session")?;
+    sandbox.join_cgroups()?;
     std::env::set_current_dir("/").step("entering the root")?;
     let account = program::account(spec)?;
     program::make_working_directory(spec)?;

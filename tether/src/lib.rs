@@ -12,6 +12,7 @@
 //! | [`network`] | loopback, addresses, DHCP, name files |
 //! | [`disk`] | disks by slot, mounts of ext4, copy-up |
 //! | [`link`], [`logport`], [`rpc`] | the serial line, the log's port, guest RPC |
+//! | [`upkeep`] | leases, name files, what vSphere is told |
 //! | [`reaper`] | what `--init` puts at PID 1 of a container |
 
 pub mod accounts;
@@ -26,6 +27,7 @@ pub mod network;
 pub mod reaper;
 pub mod rpc;
 pub mod signals;
+pub mod upkeep;
 
 /// Writes one line to standard error, where the engine or the kernel's console keeps it.
 #[macro_export]

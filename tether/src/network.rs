@@ -9,6 +9,8 @@ use tether_sys::netlink::{Address, Netlink, Route};
 
 pub mod dhcp;
 mod dhcp_client;
+mod keeper;
+mod leases;
 pub mod names;
 
 pub use dhcp_client::Lease;
@@ -39,7 +41,7 @@ pub enum NetworkError {
 }
 
 /// One NIC as it was set up.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Interface {
     /// Its number among the VM's NICs.
     pub device: u32,
@@ -57,10 +59,13 @@ pub struct Interface {
     pub dns: Vec<IpAddr>,
     /// What DHCP gave.
     pub lease: Option<Lease>,
+    /// Networks that are reached through this NIC; all when there are none.
+    destinations: Vec<Cidr>,
+    keeper: Option<leases::Kept>,
 }
 
 /// The network as it was set up.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Network {
     /// The NICs.
     pub interfaces: Vec<Interface>,
@@ -88,6 +93,8 @@ impl Network {
                 .as_ref()
                 .and_then(|lease| lease.domain.clone());
             network.domain = network.domain.take().or(domain);
+            let is_way_out = network.gateway().is_none();
+            interface.configure(&mut netlink, is_way_out)?;
             network.interfaces.push(interface);
         }
         Ok(network)
@@ -168,6 +175,8 @@ fn bring_up(
         gateway: endpoint.gateway,
         dns: endpoint.dns.clone(),
         lease: None,
+        destinations: endpoint.destinations.clone(),
+        keeper: None,
     };
     if interface.address.is_none() && !endpoint.unnumbered {
         let lease =
@@ -175,47 +184,66 @@ fn bring_up(
                 interface: name.clone(),
                 source,
             })?;
-        interface.address = Some(lease.address);
-        interface.gateway = interface.gateway.or(lease.gateway.map(IpAddr::V4));
-        if interface.dns.is_empty() {
-            interface.dns = lease.dns.iter().copied().map(IpAddr::V4).collect();
-        }
-        interface.lease = Some(lease);
-    }
-    if let Some(Cidr { ip, prefix }) = interface.address {
-        let address = Address {
-            index: link.index,
-            ip,
-            prefix,
-        };
-        netlink
-            .add_address(&address)
-            .map_err(|s| kernel("adding the address", &name, s))?;
-    }
-    for destination in &endpoint.destinations {
-        let route = Route {
-            destination: Some((destination.ip, destination.prefix)),
-            gateway: interface.gateway,
-            index: Some(link.index),
-            ..Route::default()
-        };
-        netlink
-            .add_route(&route)
-            .map_err(|s| kernel("adding a route", &name, s))?;
-    }
-    if let Some(gateway) = interface.gateway
-        && endpoint.destinations.is_empty()
-    {
-        let route = Route {
-            gateway: Some(gateway),
-            index: Some(link.index),
-            ..Route::default()
-        };
-        match netlink.add_route(&route) {
-            // A second NIC's gateway: the first keeps the default route.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            other => other.map_err(|s| kernel("adding the default route", &name, s))?,
-        }
+        interface.keeper = Some(leases::Kept::new(endpoint, mac, host_name, lease.clone()));
+        interface.take(endpoint, lease);
     }
     Ok(interface)
+}
+
+impl Interface {
+    /// Its address comes, or came, from DHCP.
+    pub fn is_leased(&self) -> bool {
+        self.keeper.is_some()
+    }
+
+    /// What DHCP gave counts where the configuration says nothing.
+    fn take(&mut self, endpoint: &NetworkEndpoint, lease: Lease) {
+        self.address = Some(lease.address);
+        self.gateway = endpoint.gateway.or(lease.gateway.map(IpAddr::V4));
+        self.dns.clone_from(&endpoint.dns);
+        if self.dns.is_empty() {
+            self.dns = lease.dns.iter().copied().map(IpAddr::V4).collect();
+        }
+        self.lease = Some(lease);
+    }
+
+    /// Gives the NIC its address and routes; the default route only where this is the way out.
+    fn configure(&self, netlink: &mut Netlink, is_way_out: bool) -> Result<(), NetworkError> {
+        let failed = |what| move |source| kernel(what, &self.name, source);
+        if let Some(Cidr { ip, prefix }) = self.address {
+            let address = Address {
+                index: self.index,
+                ip,
+                prefix,
+            };
+            netlink
+                .add_address(&address)
+                .map_err(failed("adding the address"))?;
+        }
+        for destination in &self.destinations {
+            let route = Route {
+                destination: Some((destination.ip, destination.prefix)),
+                gateway: self.gateway,
+                index: Some(self.index),
+                ..Route::default()
+            };
+            netlink
+                .add_route(&route)
+                .map_err(failed("adding a route"))?;
+        }
+        if let Some(gateway) = self.gateway
+            && self.destinations.is_empty()
+            && is_way_out
+        {
+            let route = Route {
+                gateway: Some(gateway),
+                index: Some(self.index),
+                ..Route::default()
+            };
+            netlink
+                .add_route(&route)
+                .map_err(failed("adding the default route"))?;
+        }
+        Ok(())
+    }
 }

@@ -2,12 +2,18 @@
 //!
 //! Needs root, `mke2fs`, `unshare` and a static `/bin/busybox`.
 
+#[path = "guest/ends.rs"]
+mod ends;
+#[path = "guest/limits.rs"]
+mod limits;
 #[path = "guest/machine.rs"]
 mod machine;
+#[path = "guest/network.rs"]
+mod network;
 
 use machine::{Builder, ID, Machine};
-use tether_protocol::config::{NetworkEndpoint, ProcessStatus, Session};
-use tether_protocol::rpci::{Command, Request, info};
+use tether_protocol::config::{ProcessStatus, Session};
+use tether_protocol::rpci::Request;
 use tether_protocol::session::{Message, PRIMARY, Stream};
 
 fn args(args: &[&str]) -> Vec<String> {
@@ -116,46 +122,6 @@ fn a_program_that_is_not_there_has_dockers_words() {
     );
     vm.off();
     vm.fsck(0);
-}
-
-#[test]
-fn users_capabilities_and_walls_are_dockers() {
-    let script = "id; grep Cap /proc/self/status; mount -t tmpfs x /root; unshare -n true; \
-        mknod /root/x c 1 3 && echo made; touch /proc/sys/kernel/domainname; echo done";
-    let mut vm = Builder::new(&["sh", "-c", script]).boot();
-    vm.connect();
-    vm.subscribe(PRIMARY);
-    vm.exit_of(PRIMARY);
-    let (out, err) = (
-        vm.output(PRIMARY, Stream::Stdout),
-        vm.output(PRIMARY, Stream::Stderr),
-    );
-    assert!(out.contains("uid=0(root) gid=0(root)"), "{out}");
-    assert!(out.contains("CapBnd:\t00000000a80425fb") && out.contains("CapEff:\t00000000a80425fb"));
-    assert!(err.contains("mount: permission denied") || err.contains("Operation not permitted"));
-    assert!(err.contains("unshare"), "{err}");
-    assert!(out.contains("done"));
-    vm.off();
-    let mut vm = Builder::new(&[
-        "sh",
-        "-c",
-        "id; grep CapEff /proc/self/status; echo x > /dev/stdout",
-    ])
-    .session(|s| s.user = "web".into())
-    .boot();
-    vm.connect();
-    vm.subscribe(PRIMARY);
-    vm.exit_of(PRIMARY);
-    let out = vm.output(PRIMARY, Stream::Stdout);
-    assert!(
-        out.contains("uid=33(web) gid=33(web) groups=77(extra)"),
-        "{out}"
-    );
-    assert!(
-        out.contains("CapEff:\t0000000000000000") && out.ends_with("x\n"),
-        "{out}"
-    );
-    vm.off();
 }
 
 #[test]
@@ -298,41 +264,6 @@ fn volumes_are_filled_once_and_stay_clean() {
 }
 
 #[test]
-fn shutdown_by_vsphere_is_the_stop_signal() {
-    let script = "trap 'echo stopping; exit 5' QUIT; echo ready; while true; do read -t 1 x; done";
-    let mut vm = Builder::new(&["sh", "-c", script])
-        .session(|s| {
-            s.stop_signal = "SIGQUIT".into();
-            s.open_stdin = true;
-        })
-        .boot();
-    vm.connect();
-    vm.subscribe(PRIMARY);
-    vm.until(PRIMARY, "ready\n");
-    vm.tell(Request::Halt);
-    assert_eq!(vm.exit_of(PRIMARY), 5);
-    assert_eq!(vm.output(PRIMARY, Stream::Stdout), "ready\nstopping\n");
-    vm.off();
-}
-
-#[test]
-fn what_ignores_its_stop_signal_is_killed() {
-    let script = "trap '' TERM; echo ready; while true; do read -t 1 x; done";
-    let mut vm = Builder::new(&["sh", "-c", script])
-        .session(|s| {
-            s.stop_timeout = Some(1);
-            s.open_stdin = true;
-        })
-        .boot();
-    vm.connect();
-    vm.subscribe(PRIMARY);
-    vm.until(PRIMARY, "ready\n");
-    vm.tell(Request::Halt);
-    assert_eq!(vm.exit_of(PRIMARY), 137);
-    vm.off();
-}
-
-#[test]
 fn an_init_reaps_and_passes_signals_on() {
     let script =
         "trap 'exit 9' TERM; readlink /proc/1/exe; echo $$; while true; do read -t 1 x; done";
@@ -376,90 +307,6 @@ fn pause_freezes_and_thaws() {
     vm.until(PRIMARY, "during\n");
     vm.send(Message::CloseStdin { process: PRIMARY });
     assert_eq!(vm.exit_of(PRIMARY), 0);
-    vm.off();
-}
-
-#[test]
-fn nobody_attaches_and_the_process_never_blocks() {
-    let script = "dd if=/dev/zero bs=1024 count=1024 2>/dev/null; echo; echo end >&2";
-    let mut vm = Builder::new(&["sh", "-c", script])
-        .session(|s| s.attach = false)
-        .boot();
-    let state = vm.state("an end", |s| {
-        matches!(s.status, ProcessStatus::Exited { .. })
-    });
-    assert_eq!(state.status, ProcessStatus::Exited { code: 0 });
-    vm.off();
-    let bytes: usize = vm.log().iter().map(|r| r.data.len()).sum();
-    assert_eq!(bytes, 1024 * 1024 + 1 + 4);
-}
-
-#[test]
-fn the_live_log_has_the_numbers_of_the_file() {
-    let mut vm = Builder::new(&["sh", "-c", "read x; echo one; echo two"])
-        .session(|s| s.open_stdin = true)
-        .boot();
-    vm.connect();
-    vm.send(Message::Subscribe {
-        process: PRIMARY,
-        stdout: false,
-        stderr: false,
-        log: true,
-    });
-    vm.message("an inventory", |m| {
-        matches!(m, Message::Inventory { log_next: 1, .. }).then_some(())
-    });
-    vm.type_in(PRIMARY, b"\n");
-    assert_eq!(vm.exit_of(PRIMARY), 0);
-    let live = vm.output(PRIMARY, Stream::Log);
-    vm.off();
-    let lines: Vec<_> = live
-        .split_inclusive('\n')
-        .map(|line| tether_protocol::log::Record::decode(line.as_bytes()).unwrap())
-        .collect();
-    assert_eq!(lines, vm.log());
-    assert_eq!(lines.len(), 2);
-}
-
-#[test]
-fn the_network_is_set_up_and_reported() {
-    let endpoint = NetworkEndpoint {
-        address: "172.16.0.2/16".parse().ok(),
-        gateway: "172.16.0.1".parse().ok(),
-        ..Default::default()
-    };
-    let mut vm = Builder::new(&[
-        "sh",
-        "-c",
-        "ip addr show eth0; ip route; cat /etc/hosts /etc/resolv.conf; read x",
-    ])
-    .session(|s| s.open_stdin = true)
-    .network(endpoint)
-    .boot();
-    vm.connect();
-    vm.subscribe(PRIMARY);
-    vm.until(PRIMARY, "nameserver 172.16.0.1\n");
-    let out = vm.output(PRIMARY, Stream::Stdout);
-    assert!(
-        out.contains("172.16.0.2/16") && out.contains("default via 172.16.0.1"),
-        "{out}"
-    );
-    assert!(out.contains("172.16.0.2\tc0ffee000000\n"), "{out}");
-    assert_eq!(vm.variable("guestinfo.ip"), "172.16.0.2");
-    let told = vm.told();
-    let nics = told.iter().find_map(|command| match command {
-        Command::SetGuestInfo {
-            kind: info::NIC_V3,
-            data,
-        } => tether_protocol::nicinfo::NicInfo::decode(data).ok(),
-        _ => None,
-    });
-    assert_eq!(
-        nics.unwrap().nics[0].addresses[0].to_string(),
-        "172.16.0.2/16"
-    );
-    vm.type_in(PRIMARY, b"\n");
-    vm.exit_of(PRIMARY);
     vm.off();
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tether_protocol::config::{ApplianceConfig, ExecutorConfig, Session, StateKeys};
+use tether_protocol::config::{ApplianceConfig, Session, StateKeys};
 use tether_protocol::log::Source;
 use tether_protocol::rpci::{self, Request};
 use tether_sys::mount::{self, MS_BIND};
@@ -18,12 +18,13 @@ use tether_sys::power::Power;
 use tether_sys::process::{self, Ended};
 use tether_sys::signals::SignalFd;
 
-use super::{BootError, Machine, prepare, report};
+use super::{BootError, Machine, prepare};
 use crate::launch::{self, Sandbox, Stdio};
 use crate::logport::LogPort;
-use crate::network::{Network, names};
+use crate::network::Network;
 use crate::rpc::Rpc;
 use crate::signals::signal_number;
+use crate::upkeep::Upkeep;
 use crate::{clock, disk, say};
 
 /// The document for `vch`.
@@ -59,9 +60,10 @@ pub(super) fn run(
     writable_etc(machine).map_err(prepare("/etc"))?;
     process::set_hostname(executor.host_name()).map_err(prepare("the host name"))?;
     let network = Network::set_up(executor).map_err(BootError::Network)?;
-    write_names(executor, &network).map_err(prepare("name files"))?;
+    let upkeep = Upkeep::new(executor, network, "/etc".into());
+    upkeep.write_names().map_err(prepare("name files"))?;
     write_document(config).map_err(prepare("the configuration document"))?;
-    report(&mut rpc, executor, &network);
+    upkeep.report(&mut rpc);
     let port = executor.log_port.map(|number| machine.port(number));
     let log = LogPort::open(port.as_deref(), 1).map_err(prepare("the log port"))?;
     let mut tclo = UnixStream::connect(&machine.tclo).ok();
@@ -75,6 +77,7 @@ pub(super) fn run(
         volumes: &[],
         names: &[],
         cgroup: None,
+        joined: &[],
     };
     let processes = executor.sessions.iter().map(|(id, spec)| Supervised {
         id,
@@ -96,6 +99,7 @@ pub(super) fn run(
         tclo,
         heard: Vec::new(),
         stopping: None,
+        upkeep,
     };
     Ok(supervisor.run())
 }
@@ -106,19 +110,6 @@ fn writable_etc(machine: &Machine) -> io::Result<()> {
     fs::create_dir_all(&copy)?;
     disk::copy_tree(Path::new("/etc"), &copy)?;
     mount::mount(Some(&copy), Path::new("/etc"), None, MS_BIND, None)
-}
-
-fn write_names(config: &ExecutorConfig, network: &Network) -> io::Result<()> {
-    let servers = network.name_servers(config);
-    let address = network.primary().map(|cidr| cidr.ip);
-    names::write(
-        Path::new("/etc"),
-        config,
-        address,
-        &servers,
-        network.domain.as_deref(),
-    )?;
-    Ok(())
 }
 
 fn write_document(config: &ApplianceConfig) -> io::Result<()> {
@@ -146,6 +137,7 @@ struct Supervisor<'a> {
     tclo: Option<UnixStream>,
     heard: Vec<u8>,
     stopping: Option<(Power, Instant)>,
+    upkeep: Upkeep<'a>,
 }
 
 impl Supervisor<'_> {
@@ -169,6 +161,7 @@ impl Supervisor<'_> {
             self.copy_output();
             self.reap();
             self.hear();
+            self.upkeep.turn(&mut self.rpc);
         }
     }
 
@@ -215,7 +208,13 @@ impl Supervisor<'_> {
                 fds.push(PollFd::new(file.as_fd(), PollFlags::POLLIN));
             }
         }
+        fds.extend(
+            self.upkeep
+                .sockets()
+                .map(|socket| PollFd::new(socket, PollFlags::POLLIN)),
+        );
         let due = self.processes.iter().filter_map(|p| p.start_at);
+        let due = due.chain(self.upkeep.due());
         let deadline = due.chain(self.stopping.map(|(_, at)| at)).min();
         let timeout = deadline.map_or(PollTimeout::NONE, |d| clock::millis_until(d).into());
         // An interruption is as good as an event: everything is looked at.

@@ -158,6 +158,15 @@ impl Guest<'_> {
                 code: 128,
             });
         };
+        if self.parts.freezer.is_frozen() {
+            // It would be frozen before it is a program, and this process waits for it to become one.
+            let error = "the container is paused".to_owned();
+            return self.tell(Message::Failed {
+                process: number,
+                error,
+                code: 128,
+            });
+        }
         let spec = self.complete(spec);
         match launch::join(&self.parts.sandbox, pidfd.as_fd(), &spec) {
             Ok(launched) => {

@@ -90,7 +90,7 @@ impl Query<'_> {
             out.extend_from_slice(&[12, u8::try_from(name.len()).unwrap_or(63)]);
             out.extend_from_slice(name);
         }
-        out.extend_from_slice(&[55, 6, 1, 3, 6, 15, 51, 58]); // wanted: mask, router, DNS, domain, times
+        out.extend_from_slice(&[55, 7, 1, 3, 6, 15, 51, 58, 59]); // wanted: mask, router, DNS, domain, times
         out.push(255);
         out.resize(out.len().max(300), 0);
         out
@@ -116,8 +116,10 @@ pub struct Answer {
     pub server: Option<Ipv4Addr>,
     /// Seconds that the address is granted for.
     pub lease_seconds: u32,
-    /// Seconds until it should be renewed.
+    /// Seconds until it should be renewed with this server (T1).
     pub renew_seconds: u32,
+    /// Seconds until any server should be asked (T2).
+    pub rebind_seconds: u32,
 }
 
 impl Answer {
@@ -141,6 +143,7 @@ impl Answer {
             server: None,
             lease_seconds: 3600,
             renew_seconds: 0,
+            rebind_seconds: 0,
         };
         let mut rest = &bytes[HEAD..];
         while let [code, tail @ ..] = rest {
@@ -157,10 +160,19 @@ impl Answer {
             rest = tail;
             answer.option(*code, value);
         }
-        if answer.renew_seconds == 0 || answer.renew_seconds > answer.lease_seconds {
-            answer.renew_seconds = answer.lease_seconds / 2;
-        }
+        answer.times();
         Some(answer)
+    }
+
+    /// Times that were not told, or make no sense, are those of RFC 2131 §4.4.5.
+    fn times(&mut self) {
+        let lease = self.lease_seconds;
+        if self.rebind_seconds == 0 || self.rebind_seconds > lease {
+            self.rebind_seconds = lease - lease / 8;
+        }
+        if self.renew_seconds == 0 || self.renew_seconds > self.rebind_seconds {
+            self.renew_seconds = (lease / 2).min(self.rebind_seconds);
+        }
     }
 
     fn option(&mut self, code: u8, value: &[u8]) {
@@ -185,6 +197,7 @@ impl Answer {
             53 => self.kind = Kind::of(value.first().copied().unwrap_or(0)),
             54 => self.server = address(value),
             58 => self.renew_seconds = number(value).unwrap_or(0),
+            59 => self.rebind_seconds = number(value).unwrap_or(0),
             _ => {}
         }
     }
@@ -240,6 +253,22 @@ mod tests {
         assert_eq!(answer.gateway, Some(Ipv4Addr::new(10, 0, 2, 2)));
         assert_eq!(answer.domain.as_deref(), Some("lab"));
         assert_eq!((answer.lease_seconds, answer.renew_seconds), (100, 50));
+        assert_eq!(answer.rebind_seconds, 88);
+    }
+
+    #[test]
+    fn times_of_a_server_are_taken_where_they_make_sense() {
+        let times = |renew: u8, rebind: u8| {
+            let options = [
+                53, 1, 5, 51, 4, 0, 0, 0, 80, 58, 4, 0, 0, 0, renew, 59, 4, 0, 0, 0, rebind, 255,
+            ];
+            let answer = Answer::decode(&offer(&options), 7, MAC).unwrap();
+            (answer.renew_seconds, answer.rebind_seconds)
+        };
+        assert_eq!(times(20, 60), (20, 60));
+        assert_eq!(times(0, 0), (40, 70));
+        assert_eq!(times(90, 100), (40, 70));
+        assert_eq!(times(70, 30), (30, 30));
     }
 
     #[test]

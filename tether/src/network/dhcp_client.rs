@@ -9,7 +9,7 @@ use tether_sys::net;
 
 use super::dhcp::{Answer, Kind, MAX_MESSAGE, Query};
 
-const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::BROADCAST, 67);
+pub(super) const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::BROADCAST, 67);
 const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68);
 /// First wait for an answer, doubled at each retry: right after an interface has come up, the first
 /// question is often lost.
@@ -30,12 +30,20 @@ pub struct Lease {
     pub domain: Option<String>,
     /// The server that granted it.
     pub server: Option<Ipv4Addr>,
-    /// When to ask for more time.
-    pub renew_at: Instant,
+    /// When its grant was asked for: all times count from here.
+    pub since: Instant,
+    /// How long until the server is asked for more time (T1).
+    pub renew: Duration,
+    /// How long until any server is asked (T2).
+    pub rebind: Duration,
+    /// How long the address may be used; without end where the server set none.
+    pub lasts: Option<Duration>,
 }
 
-impl From<Answer> for Lease {
-    fn from(answer: Answer) -> Self {
+impl Lease {
+    /// What `answer` grants to who asked at `since`.
+    pub(super) fn granted(answer: Answer, since: Instant) -> Self {
+        let seconds = |n: u32| Duration::from_secs(n.into());
         Self {
             address: Cidr {
                 ip: answer.address.into(),
@@ -45,9 +53,31 @@ impl From<Answer> for Lease {
             dns: answer.dns,
             domain: answer.domain,
             server: answer.server,
-            renew_at: Instant::now() + Duration::from_secs(answer.renew_seconds.max(30).into()),
+            since,
+            renew: seconds(answer.renew_seconds),
+            rebind: seconds(answer.rebind_seconds),
+            lasts: (answer.lease_seconds != u32::MAX).then(|| seconds(answer.lease_seconds)),
         }
     }
+}
+
+/// A client's socket on the interface `name`.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(super) fn open(name: &str) -> io::Result<UdpSocket> {
+    let socket = net::socket(net::Kind::Datagram)?;
+    net::set_reuse_address(&socket)?;
+    net::set_broadcast(&socket)?;
+    net::bind_to_device(&socket, name)?;
+    net::bind(&socket, CLIENT)?;
+    Ok(UdpSocket::from(socket))
+}
+
+/// A number that ties answers to questions.
+pub(super) fn transaction(mac: [u8; 6]) -> u32 {
+    let seed = std::process::id() ^ crate::clock::now_nanos() as u32;
+    u32::from_be_bytes([mac[2], mac[3], mac[4], mac[5]]) ^ seed
 }
 
 /// Gets an address for the interface `name`.
@@ -55,18 +85,11 @@ impl From<Answer> for Lease {
 /// # Errors
 /// When sockets fail, or no server grants an address in time.
 pub(super) fn acquire(name: &str, mac: [u8; 6], host_name: &str) -> io::Result<Lease> {
-    let socket = net::socket(net::Kind::Datagram)?;
-    net::set_reuse_address(&socket)?;
-    net::set_broadcast(&socket)?;
-    net::bind_to_device(&socket, name)?;
-    net::bind(&socket, CLIENT)?;
-    let socket = UdpSocket::from(socket);
+    let socket = open(name)?;
     socket.set_nonblocking(false)?;
-    let seed = std::process::id() ^ crate::clock::now_nanos() as u32;
-    let transaction = u32::from_be_bytes([mac[2], mac[3], mac[4], mac[5]]) ^ seed;
     let mut query = Query {
         kind: Kind::Discover,
-        transaction,
+        transaction: transaction(mac),
         mac,
         current: Ipv4Addr::UNSPECIFIED,
         wanted: None,
@@ -76,6 +99,7 @@ pub(super) fn acquire(name: &str, mac: [u8; 6], host_name: &str) -> io::Result<L
     let deadline = Instant::now() + GIVE_UP;
     let mut wait = FIRST_WAIT;
     while Instant::now() < deadline {
+        let asked = Instant::now();
         // Right after an interface comes up, sending may fail for a moment.
         let _ = socket.send_to(&query.encode(), SERVER);
         let Some(answer) = receive(&socket, &query, wait)? else {
@@ -91,7 +115,9 @@ pub(super) fn acquire(name: &str, mac: [u8; 6], host_name: &str) -> io::Result<L
                 query.wanted = Some(answer.address);
                 query.server = answer.server;
             }
-            Kind::Ack if query.kind == Kind::Request => return Ok(answer.into()),
+            Kind::Ack if query.kind == Kind::Request => {
+                return Ok(Lease::granted(answer, asked));
+            }
             _ => {
                 query.kind = Kind::Discover;
                 query.wanted = None;

@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Program, Stdio};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
@@ -24,11 +25,17 @@ use tether_protocol::session::{
 };
 use tether_sys::loopdev::{LoopDevice, Options};
 
+mod cgroups;
+mod dhcp;
+
+use cgroups::Cgroups;
+pub use dhcp::DhcpServer;
+
 pub const ID: &str = "c0ffee0000000000000000000000000000000000000000000000000000000001";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The static program: the tests' own build of it, or the one that was named.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT
         .get_or_init(|| {
@@ -159,7 +166,7 @@ impl Builder {
         for applet in [
             "sh", "cat", "echo", "ls", "id", "ps", "true", "stty", "mount", "hostname", "mknod",
             "unshare", "env", "stat", "kill", "touch", "readlink", "tty", "trap", "pwd", "head",
-            "grep", "dd", "yes", "ip", "wc", "date",
+            "grep", "dd", "yes", "ip", "wc", "date", "sleep",
         ] {
             symlink("busybox", image.join("bin").join(applet)).unwrap();
         }
@@ -241,8 +248,14 @@ impl Builder {
 
 /// A VM that is on.
 pub struct Machine {
-    dir: tempfile::TempDir,
+    /// None once the VM was powered on again: what is in it belongs to the next.
+    dir: Option<tempfile::TempDir>,
     pub disks: Vec<PathBuf>,
+    identity: Identity,
+    cgroups: Cgroups,
+    /// The network beyond the VM's NIC.
+    outside: OwnedFd,
+    held: BTreeMap<(Process, Stream), usize>,
     loops: Vec<LoopDevice>,
     variables: Arc<Variables>,
     serial: UnixListener,
@@ -288,13 +301,26 @@ impl Machine {
             .wait(key, |v| v.get(key).filter(|v| *v == value).map(drop));
     }
 
+    /// Waits until a variable has a value that fits.
+    pub fn until_variable_fits(&self, key: &str, fits: impl Fn(&str) -> bool) {
+        self.variables
+            .wait(key, |v| v.get(key).filter(|v| fits(v)).map(drop));
+    }
+
     fn boot(
         dir: tempfile::TempDir,
         keys: BTreeMap<String, String>,
         identity: Identity,
         disks: Vec<PathBuf>,
     ) -> Self {
+        let cgroups = Cgroups::make();
+        let outside = tether_sys::net::new_namespace().unwrap();
         let root = dir.path().join("guest");
+        // What an earlier boot left.
+        for name in ["dev/vmware", "dev/disk", "dev/ttyS0"] {
+            let path = root.join(name);
+            let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
+        }
         for sub in [
             "dev/vmware",
             "dev/disk/by-slot",
@@ -320,7 +346,11 @@ impl Machine {
         });
         let tclo = UnixListener::bind(root.join("dev/vmware/tclo")).unwrap();
         let serial = UnixListener::bind(root.join("dev/ttyS0")).unwrap();
-        File::create(root.join("dev/ttyS1")).unwrap();
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .open(root.join("dev/ttyS1"));
+        log.unwrap();
         let mut nodes = String::new();
         let mut loops = Vec::new();
         for (unit, path) in disks.iter().enumerate() {
@@ -328,7 +358,7 @@ impl Machine {
             let device = LoopDevice::attach(file.as_fd(), Options::default()).unwrap();
             let (major, minor) = device.device();
             let target = format!("/dev/disk{unit}");
-            nodes += &format!("mknod $R{target} b {major} {minor}\n");
+            nodes += &format!("rm -f $R{target}; mknod $R{target} b {major} {minor}\n");
             symlink(
                 &target,
                 root.join("dev/disk/by-slot").join(format!("0:{unit}")),
@@ -337,27 +367,28 @@ impl Machine {
             loops.push(device);
         }
         for (name, major, minor) in [("null", 1, 3), ("zero", 1, 5), ("urandom", 1, 9)] {
-            nodes += &format!("mknod -m 666 $R/dev/{name} c {major} {minor}\n");
+            nodes +=
+                &format!("[ -e $R/dev/{name} ] || mknod -m 666 $R/dev/{name} c {major} {minor}\n");
         }
         let script = format!(
             "set -e; R={}\n{nodes}mount --bind $R $R; mount -t tmpfs none $R/run\n\
-             ip link add eth0 type veth peer name other0; ip link set other0 up\n\
-             cd $R; pivot_root . mnt; cd /; exec /init 2>&1",
-            root.display()
+             ip link add eth0 type veth peer name other0\n\
+             ip link set other0 netns /proc/{}/fd/{}\n\
+             cd $R; pivot_root . mnt; cd /; unset BOOT; exec /init 2>&1",
+            root.display(),
+            std::process::id(),
+            outside.as_raw_fd(),
         );
         // The old root stays under /mnt in the guest: only tests run here.
-        let child = Program::new("unshare")
-            .args([
-                "--pid",
-                "--fork",
-                "--mount",
-                "--uts",
-                "--ipc",
-                "--net",
-                "--kill-child",
-                "sh",
-            ])
-            .args(["-c", &script])
+        // The shell is in the VM's cgroups before the cgroup namespace is made.
+        let enter = format!(
+            "set -e\n{}exec unshare --pid --fork --mount --uts --ipc --net --cgroup --kill-child \
+             sh -c \"$BOOT\"",
+            cgroups.enter()
+        );
+        let child = Program::new("sh")
+            .args(["-c", &enter])
+            .env("BOOT", script)
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
@@ -367,7 +398,11 @@ impl Machine {
         drop(key);
         let host = SessionHost::new(&identity);
         Self {
-            dir,
+            dir: Some(dir),
+            identity,
+            cgroups,
+            outside,
+            held: BTreeMap::new(),
             disks,
             loops,
             variables,
@@ -381,6 +416,51 @@ impl Machine {
             collected: BTreeMap::new(),
             messages: Vec::new(),
         }
+    }
+
+    /// Powers the VM on again, with its disks, its log, and the variables as they are.
+    pub fn again(mut self) -> Self {
+        self.power_cut();
+        let dir = self.dir.take().unwrap();
+        let mut keys = self.variables.values.lock().unwrap().0.clone();
+        // As the VCH does with every PowerOn.
+        for key in ProcessState::cleared(ID) {
+            keys.remove(&key);
+        }
+        let identity = self.identity.clone();
+        Self::boot(dir, keys, identity, std::mem::take(&mut self.disks))
+    }
+
+    /// Takes the power away, as a hard power-off does.
+    pub fn power_cut(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.cgroups.kill();
+        self.line = None;
+        self.loops.clear();
+    }
+
+    /// A DHCP server on the VM's network; its own address is 10.9.0.1.
+    pub fn dhcp_server(&self, range: (&str, &str), lease: u32) -> DhcpServer {
+        let dir = self.dir.as_ref().unwrap().path();
+        DhcpServer::start(dir, &self.outside, range, lease)
+    }
+
+    /// Reads no more of a stream than its first window, as a client does that is slow.
+    pub fn hold(&mut self, process: Process, stream: Stream) {
+        self.held.insert((process, stream), 0);
+    }
+
+    /// Bytes of a stream on hold that have come.
+    pub fn held(&self, process: Process, stream: Stream) -> usize {
+        self.held.get(&(process, stream)).copied().unwrap_or(0)
+    }
+
+    /// Goes on reading.
+    pub fn let_go(&mut self, process: Process, stream: Stream) {
+        let count = self.held.remove(&(process, stream)).unwrap_or(0);
+        self.host.consumed(process, stream, count);
+        self.transmit();
     }
 
     /// Waits for what the guest says of its process.
@@ -463,6 +543,11 @@ impl Machine {
         }
     }
 
+    /// Reads the line once; it must not have ended.
+    pub fn read(&mut self) {
+        assert!(self.receive(), "the line ended: {:?}", self.messages);
+    }
+
     /// Reads the line once; false when it has ended.
     fn receive(&mut self) -> bool {
         let mut buffer = [0; 65536];
@@ -482,7 +567,10 @@ impl Machine {
                     stream,
                     data,
                 } => {
-                    self.host.consumed(process, stream, data.len());
+                    match self.held.get_mut(&(process, stream)) {
+                        Some(held) => *held += data.len(),
+                        None => self.host.consumed(process, stream, data.len()),
+                    }
                     self.collected
                         .entry((process, stream))
                         .or_default()
@@ -541,16 +629,22 @@ impl Machine {
         self.hypervisor.as_mut().unwrap().write_all(&out).unwrap();
     }
 
-    /// Waits until the VM is off. `unshare` ends as its child does: with a signal for reboot(2).
-    pub fn off(&mut self) {
+    /// Waits until the VM is off, and tells whether it asked for a restart. `unshare` ends as its child
+    /// does: with SIGINT for reboot(2)'s power-off, with SIGHUP for its restart.
+    pub fn off(&mut self) -> bool {
         while self.line.is_some() && self.receive() {}
         let status = self.child.wait().unwrap();
-        let _ = status;
         self.loops.clear();
+        match status.signal() {
+            Some(nix::libc::SIGINT) => false,
+            Some(nix::libc::SIGHUP) => true,
+            _ => panic!("the VM ended with {status}"),
+        }
     }
 
     pub fn log(&self) -> Vec<tether_protocol::log::Record> {
-        let text = fs::read(self.dir.path().join("guest/dev/ttyS1")).unwrap();
+        let dir = self.dir.as_ref().unwrap().path();
+        let text = fs::read(dir.join("guest/dev/ttyS1")).unwrap();
         text.split_inclusive(|b| *b == b'\n')
             .map(|line| tether_protocol::log::Record::decode(line).unwrap())
             .collect()
@@ -571,7 +665,6 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.power_cut();
     }
 }
