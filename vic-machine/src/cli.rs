@@ -364,7 +364,7 @@ pub(crate) struct InspectArgs {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct StateArgs {
     /// Folder of the simulator's and the VCH's state
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE, env = "VIC_STATE")]
     pub(crate) state: PathBuf,
 }
 
@@ -377,7 +377,7 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) state: StateArgs,
     /// Port on 127.0.0.1 where the docker API is published [default: 2376, or that of the first `up`]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", env = "VIC_PORT")]
     pub(crate) port: Option<u16>,
     /// Return as soon as the VCH answers; `vic-machine down` stops it
     #[arg(short, long, action = ArgAction::SetTrue)]
@@ -386,18 +386,19 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub(crate) guest: String,
     /// Port of this machine's loopback that containers may reach as host.docker.internal; repeat for more
+    /// [default: those of the last `up`]
     #[arg(long, value_name = "PORT")]
     pub(crate) host_port: Vec<u16>,
-    /// Registry that may speak http or show any certificate; repeat for more
+    /// Registry that may speak http or show any certificate; repeat for more [default: those of the last `up`]
     #[arg(long, value_name = "REGISTRY")]
     pub(crate) insecure_registry: Vec<String>,
-    /// CA certificates of registries, PEM; repeat for more
+    /// CA certificates of registries, PEM; repeat for more [default: those of the last `up`]
     #[arg(long, value_name = "FILE")]
     pub(crate) registry_ca: Vec<PathBuf>,
     /// Longest time that the start may take
     #[arg(long, value_name = "TIME", default_value = "3m")]
     pub(crate) timeout: Timeout,
-    /// Debug level of the VCH
+    /// Debug level of the VCH; the first `up` decides
     #[arg(short = 'v', long, value_name = "LEVEL")]
     pub(crate) debug: Option<u32>,
     /// The appliance's ISO

@@ -4,8 +4,8 @@
 //! options ─► plan ─► log in ─► validate ─► resource pool ─► bridge (ESX) ─► folder (VC) ─► VM ─► ISOs ─► config
 //!                                                                          power on ─► address ─► docker answers
 //! ```
-//! What has been made is noted; when a later step fails it is taken away again, last first. After a time-out the VCH
-//! stays, for a look at it: `delete` removes it.
+//! What has been made is noted; when a later step fails, or Ctrl-C comes, it is taken away again, last first. After a
+//! time-out, or a second Ctrl-C, the VCH stays, for a look at it: `delete` removes it.
 
 mod appliance;
 mod bridge;
@@ -27,6 +27,7 @@ use self::undo::{Made, Undo};
 use crate::cli::CreateArgs;
 use crate::cli::values::Timeout;
 use crate::failure::{Chain, Failure, Tried};
+use crate::interrupt::Interrupts;
 use crate::log::Kept;
 use crate::plan::Plan;
 use crate::session::{Session, Strangers};
@@ -58,7 +59,8 @@ pub(crate) async fn run(args: CreateArgs, kept: &Kept) -> Result<(), Failure> {
         (false, true) => Strangers::Remember,
         (false, false) => Strangers::Refuse,
     };
-    let session = Session::open(&target, strangers).await?;
+    let interrupts = Interrupts::listen()?;
+    let session = interrupts.or(Session::open(&target, strangers)).await?;
     let job = Job {
         session: &session,
         target: &target,
@@ -67,6 +69,7 @@ pub(crate) async fn run(args: CreateArgs, kept: &Kept) -> Result<(), Failure> {
         published: None,
         limit: args.common.timeout,
         kept,
+        interrupts: &interrupts,
     };
     let result = job.install().await;
     session.close().await;
@@ -88,6 +91,7 @@ pub(crate) struct Job<'a> {
     /// How long it may take.
     pub(crate) limit: Timeout,
     pub(crate) kept: &'a Kept,
+    pub(crate) interrupts: &'a Interrupts,
 }
 
 impl Job<'_> {
@@ -95,11 +99,12 @@ impl Job<'_> {
     pub(crate) async fn install(&self) -> Result<Installed, Failure> {
         let client = &self.session.client;
         let deadline = Instant::now() + self.limit.0;
-        let validated =
-            timeout_at(deadline, validate::validate(client, self.target, self.plan)).await;
+        let validation = validate::validate(client, self.target, self.plan);
+        let validated = timeout_at(deadline, self.interrupts.or(validation)).await;
         let placement = validated.unwrap_or_else(|_| Err(self.too_late()))?;
         let mut undo = Undo::default();
-        let made = timeout_at(deadline, self.make(&placement, &mut undo)).await;
+        let work = self.interrupts.or(self.make(&placement, &mut undo));
+        let made = timeout_at(deadline, work).await;
         let failed_at_work = matches!(made, Ok(Err(_)));
         let result = made.unwrap_or_else(|_| Err(self.too_late()));
         if let Err(failure) = &result {
@@ -110,7 +115,13 @@ impl Job<'_> {
         }
         if failed_at_work {
             warn!("Removing what was made so far");
-            undo.run(client, &placement).await;
+            tokio::select! {
+                () = undo.run(client, &placement) => {}
+                _ = self.interrupts.second() => warn!(
+                    "Not everything was removed: 'vic-machine delete --name={}' removes the rest",
+                    self.plan.name
+                ),
+            }
         }
         result
     }

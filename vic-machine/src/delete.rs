@@ -17,6 +17,7 @@ use crate::VERSION;
 use crate::cli::DeleteArgs;
 use crate::cli::values::StorePath;
 use crate::failure::{Failure, Tried};
+use crate::interrupt::Interrupts;
 use crate::inventory::Inventory;
 use crate::session::{Session, Strangers};
 use crate::target::Target;
@@ -31,16 +32,20 @@ pub(crate) async fn run(args: DeleteArgs) -> Result<(), Failure> {
     } else {
         Strangers::Refuse
     };
-    let session = Session::open(&target, strangers).await?;
+    let interrupts = Interrupts::listen()?;
+    let session = interrupts.or(Session::open(&target, strangers)).await?;
     let limit = args.common.timeout;
-    let result = match tokio::time::timeout(limit.0, delete(&session, &target, &args)).await {
-        Ok(result) => result,
-        Err(_) => Err(Failure::new(format!(
-            "Delete timed out after {limit}: use --timeout to add more time"
-        ))),
+    let work = async {
+        tokio::time::timeout(limit.0, delete(&session, &target, &args))
+            .await
+            .unwrap_or_else(|_| {
+                Err(Failure::new(format!(
+                    "Delete timed out after {limit}: use --timeout to add more time"
+                )))
+            })
     };
-    session.close().await;
-    result?;
+    // What is gone by then is gone: the same command removes the rest.
+    session.during(&interrupts, work).await?;
     info!("Completed successfully");
     Ok(())
 }

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 use crate::VERSION;
 use crate::cli::InspectArgs;
 use crate::failure::{Failure, Tried};
+use crate::interrupt::Interrupts;
 use crate::inventory::Inventory;
 use crate::ls;
 use crate::session::{Session, Strangers};
@@ -24,10 +25,19 @@ pub(crate) async fn run(args: InspectArgs) -> Result<(), Failure> {
     } else {
         Strangers::Refuse
     };
-    let session = Session::open(&target, strangers).await?;
-    let found = find(&session, &target, &args).await;
-    session.close().await;
-    let found = found?;
+    let interrupts = Interrupts::listen()?;
+    let session = interrupts.or(Session::open(&target, strangers)).await?;
+    let limit = args.common.timeout;
+    let work = async {
+        tokio::time::timeout(limit.0, find(&session, &target, &args))
+            .await
+            .unwrap_or_else(|_| {
+                Err(Failure::new(format!(
+                    "Inspect timed out after {limit}: use --timeout to add more time"
+                )))
+            })
+    };
+    let found = session.during(&interrupts, work).await?;
     info!("");
     info!("VCH ID: {}", found.vm.value);
     info!("");
@@ -88,6 +98,14 @@ fn connection(vch: &Vch, args: &InspectArgs) -> Result<(), Failure> {
             "DOCKER_CERT_PATH must be provided in environment or certificates specified individually via CLI arguments"
         );
     }
+    let network = &vch.config.network;
+    let range = network
+        .bridge_range
+        .as_ref()
+        .map_or_else(String::new, |range| {
+            format!("{}/{}", range.ip, network.bridge_width)
+        });
+    show::networks(&network.bridge_network, &range, &address);
     let port = u16::try_from(tls.port)
         .ok()
         .filter(|port| *port != 0)

@@ -7,6 +7,7 @@ use tracing::info;
 use crate::VERSION;
 use crate::cli::LsArgs;
 use crate::failure::{Failure, Tried};
+use crate::interrupt::Interrupts;
 use crate::inventory::Inventory;
 use crate::session::{Session, Strangers};
 use crate::target::Target;
@@ -21,10 +22,11 @@ pub(crate) async fn run(args: LsArgs) -> Result<(), Failure> {
     } else {
         Strangers::Refuse
     };
-    let session = Session::open(&target, strangers).await?;
-    let result = list(&session, &target, args.common.compute_resource.as_deref()).await;
-    session.close().await;
-    print!("{}", result?);
+    let interrupts = Interrupts::listen()?;
+    let session = interrupts.or(Session::open(&target, strangers)).await?;
+    let compute = args.common.compute_resource.as_deref();
+    let table = session.during(&interrupts, list(&session, &target, compute));
+    print!("{}", table.await?);
     Ok(())
 }
 

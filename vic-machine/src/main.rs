@@ -4,6 +4,7 @@
 //! cli        options, old names            plan      what create will make, from the options alone
 //! target     which vSphere, who logs in    session   a logged-in client; finding things in the inventory
 //! tls        certificates                  validate  what must hold before anything is made
+//! interrupt  Ctrl-C                        show      what is said at the end
 //! create     makes a VCH                   delete, ls, inspect
 //! up, down, env                            the same on the built-in simulator
 //! ```
@@ -14,6 +15,7 @@ mod create;
 mod delete;
 mod failure;
 mod inspect;
+mod interrupt;
 mod inventory;
 mod known_hosts;
 mod log;

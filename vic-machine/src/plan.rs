@@ -110,7 +110,10 @@ impl Plan {
         };
         let appliance_iso = iso(&args.storage.appliance_iso, "appliance.iso");
         let bootstrap_iso = iso(&args.storage.bootstrap_iso, "bootstrap.iso");
-        let registry_ca = registry_ca(args, &mut note);
+        let registry_ca = read_registry_ca(&args.registry.registry_ca).unwrap_or_else(|error| {
+            note(error);
+            String::new()
+        });
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -266,18 +269,16 @@ fn volume_stores(given: &[VolumeStore]) -> Vec<VolumeStore> {
     stores
 }
 
-fn registry_ca(args: &CreateArgs, note: &mut impl FnMut(String)) -> String {
+/// The CA certificates of registries, one after the other.
+pub(crate) fn read_registry_ca(paths: &[PathBuf]) -> Result<String, String> {
     let mut all = String::new();
-    for path in &args.registry.registry_ca {
-        match files::read_authority(path) {
-            Ok(text) => {
-                all.push_str(&text);
-                all.push('\n');
-            }
-            Err(error) => note(format!("--registry-ca: {}", Chain(&error))),
-        }
+    for path in paths {
+        let text = files::read_authority(path)
+            .map_err(|error| format!("--registry-ca: {}", Chain(&error)))?;
+        all.push_str(&text);
+        all.push('\n');
     }
-    all
+    Ok(all)
 }
 
 /// Finds an ISO and checks that it is of this version.

@@ -6,6 +6,7 @@ use vmomi::tls::{Thumbprint, Trust};
 
 use crate::VERSION;
 use crate::failure::{Failure, Tried};
+use crate::interrupt::Interrupts;
 use crate::known_hosts::KnownHosts;
 use crate::target::Target;
 use crate::tls::probe::{self, Shown};
@@ -67,6 +68,17 @@ impl Session {
             client.content().about.full_name
         );
         Ok(Self { client, thumbprint })
+    }
+
+    /// Does `work`, unless it is interrupted, and logs out whatever comes of it.
+    pub(crate) async fn during<T>(
+        &self,
+        interrupts: &Interrupts,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let result = interrupts.or(work).await;
+        self.close().await;
+        result
     }
 
     /// Logs out. A server that does not answer ends the session by itself in time.

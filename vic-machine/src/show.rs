@@ -72,14 +72,12 @@ pub(crate) fn installed(plan: &Plan, installed: &Installed, legacy: bool) {
     if !legacy {
         info!("VCH ID: {}", installed.vm.value);
         info!("");
-        info!(
-            "Default bridge network range: {}/{}",
-            plan.bridge.range.ip, plan.bridge.width
+        let range = format!("{}/{}", plan.bridge.range.ip, plan.bridge.width);
+        networks(
+            &plan.bridge.network,
+            &range,
+            &installed.ready.address.to_string(),
         );
-        info!("");
-        info!("Published ports can be reached at:");
-        info!("{}", installed.ready.address);
-        info!("");
         docker(&lines);
         environment_file(plan, &lines);
     } else {
@@ -88,6 +86,16 @@ pub(crate) fn installed(plan: &Plan, installed: &Installed, legacy: bool) {
         info!("Connect to docker:");
         info!("{}", lines.command);
     }
+}
+
+/// Where containers are, and where their ports.
+pub(crate) fn networks(bridge: &str, range: &str, address: &str) {
+    info!("Default bridge network: {bridge}");
+    info!("Default bridge network range: {range}");
+    info!("");
+    info!("Published ports can be reached at:");
+    info!("{address}");
+    info!("");
 }
 
 /// The variables and the command line.

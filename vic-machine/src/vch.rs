@@ -69,11 +69,20 @@ impl Vch {
             pool: properties.get("resourcePool"),
             parent: properties.get("parent"),
             running: state == Some(VirtualMachinePowerState::PoweredOn),
-            address: properties.text("guest.ipAddress").map(str::to_owned),
+            address: properties
+                .text("guest.ipAddress")
+                .map(str::to_owned)
+                .or_else(|| own_address(&options)),
             options,
             config,
         })
     }
+}
+
+/// The address that the VCH itself has written down, for where tools do not tell it.
+fn own_address(options: &BTreeMap<String, String>) -> Option<String> {
+    let own: std::net::SocketAddr = options.get(crate::create::READY_KEY)?.parse().ok()?;
+    Some(own.ip().to_string())
 }
 
 /// The text values of extraConfig.

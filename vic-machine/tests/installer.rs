@@ -4,8 +4,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "installer/inspect.rs"]
+mod inspect;
+#[path = "installer/interrupt.rs"]
+mod interrupt;
+#[path = "installer/peer.rs"]
+mod peer;
 #[path = "installer/stage.rs"]
 mod stage;
+#[path = "installer/terminal.rs"]
+mod terminal;
 
 use simulator::Config;
 use stage::{Stage, golden};

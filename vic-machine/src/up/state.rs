@@ -11,6 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Failure, Tried};
 use crate::tls::files;
 
+/// The file with the CA certificate of the simulator's endpoint.
+const AUTHORITY: &str = "vsphere-ca.pem";
+/// There while the first `up` makes the VCH.
+const BEGUN: &str = "begun";
+
 /// What is known of the running (or last) simulator and its VCH.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Up {
@@ -30,6 +35,9 @@ pub(crate) struct Up {
     pub(crate) vch: Option<String>,
     /// The VCH's own address.
     pub(crate) address: Option<String>,
+    /// Ports of this machine's loopback for containers.
+    #[serde(default)]
+    pub(crate) host_ports: Vec<u16>,
 }
 
 /// A state directory.
@@ -142,6 +150,41 @@ impl State {
         Ok(holder_of(&self.simulator().join("lock"))?.is_some())
     }
 
+    /// The CA certificate of the simulator's endpoint, once [`State::keep_authority`] was there.
+    pub(crate) fn authority_file(&self) -> PathBuf {
+        self.dir.join(AUTHORITY)
+    }
+
+    /// Takes the CA certificate out of the chain that the simulator serves: what its clients are to trust.
+    pub(crate) fn keep_authority(&self) -> Result<(), Failure> {
+        let what = "the simulator's CA certificate cannot be kept";
+        let chain = files::read_authority(&self.simulator().join("cert.pem")).tried(what)?;
+        let begin = chain.rfind("-----BEGIN CERTIFICATE-----").unwrap_or(0);
+        files::write(&self.authority_file(), &chain[begin..], 0o644).tried(what)
+    }
+
+    /// Says that the first `up` has begun to make the VCH; [`State::save`] takes that back.
+    pub(crate) fn begin(&self) -> Result<(), Failure> {
+        files::write(&self.dir.join(BEGUN), "", 0o600)
+            .tried("cannot write into the state directory")
+    }
+
+    /// Removes what a first `up` has left that did not come to its end: nobody has got anything from it. Tells
+    /// whether there was such a one.
+    pub(crate) fn start_over(&self) -> Result<bool, Failure> {
+        let begun = self.dir.join(BEGUN);
+        if !begun.exists() || self.load()?.is_some() {
+            return Ok(false);
+        }
+        for dir in [self.simulator(), self.certificates()] {
+            if dir.exists() {
+                fs::remove_dir_all(&dir).tried(format!("cannot remove {}", dir.display()))?;
+            }
+        }
+        fs::remove_file(&begun).tried(format!("cannot remove {}", begun.display()))?;
+        Ok(true)
+    }
+
     /// What the last `up` has left.
     pub(crate) fn load(&self) -> Result<Option<Up>, Failure> {
         let path = self.dir.join("up.json");
@@ -160,7 +203,11 @@ impl State {
         let text = serde_json::to_string_pretty(up).tried(&what)?;
         let new = self.dir.join("up.json.new");
         files::write(&new, &text, 0o600).tried(&what)?;
-        fs::rename(&new, &path).tried(what)
+        fs::rename(&new, &path).tried(&what)?;
+        match fs::remove_file(self.dir.join(BEGUN)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).tried(what),
+            _ => Ok(()),
+        }
     }
 
     /// The password of the simulator's user, made at the first `up`.
@@ -250,7 +297,13 @@ pub(crate) fn exports(up: &Up, state: &Path, password: &str) -> Vec<String> {
         lines.push(format!("export GOVC_URL={}", quoted(&up.url)));
         lines.push(format!("export GOVC_USERNAME={}", quoted(&up.user)));
         lines.push(format!("export GOVC_PASSWORD={}", quoted(password)));
-        lines.push("export GOVC_INSECURE=true".to_owned());
+        let authority = state.join(AUTHORITY);
+        lines.push(if authority.exists() {
+            let path = quoted(&authority.display().to_string());
+            format!("export GOVC_TLS_CA_CERTS={path}")
+        } else {
+            "export GOVC_INSECURE=true".to_owned()
+        });
     }
     lines
 }
@@ -301,6 +354,47 @@ mod tests {
         state.save(&up).unwrap();
         assert_eq!(State::existing(root.path()).unwrap().1, up);
         assert_eq!(state.password().unwrap(), state.password().unwrap());
+    }
+
+    #[test]
+    fn a_first_up_that_was_cut_off_is_begun_anew_and_any_other_is_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let state = State::open(root.path()).unwrap();
+        fs::create_dir_all(state.simulator()).unwrap();
+        fs::create_dir_all(state.certificates()).unwrap();
+        assert!(!state.start_over().unwrap() && state.simulator().exists());
+        state.begin().unwrap();
+        assert!(state.start_over().unwrap());
+        assert!(!state.simulator().exists() && !state.certificates().exists());
+        assert!(!state.start_over().unwrap());
+
+        fs::create_dir_all(state.simulator()).unwrap();
+        state.begin().unwrap();
+        state.save(&Up::default()).unwrap();
+        assert!(!state.start_over().unwrap() && state.simulator().exists());
+    }
+
+    #[test]
+    fn govc_is_given_the_authority_where_there_is_one() {
+        let root = tempfile::tempdir().unwrap();
+        let state = State::open(root.path()).unwrap();
+        let last = || exports(&Up::default(), state.dir(), "p").pop().unwrap();
+        assert_eq!(last(), "export GOVC_INSECURE=true");
+        fs::create_dir_all(state.simulator()).unwrap();
+        let chain = "-----BEGIN CERTIFICATE-----\nc2VydmVy\n-----END CERTIFICATE-----\n\
+                     -----BEGIN CERTIFICATE-----\nY2E=\n-----END CERTIFICATE-----\n";
+        fs::write(state.simulator().join("cert.pem"), chain).unwrap();
+        state.keep_authority().unwrap();
+        let path = state.authority_file();
+        assert_eq!(
+            last(),
+            format!("export GOVC_TLS_CA_CERTS={}", path.display())
+        );
+        let kept = fs::read_to_string(path).unwrap();
+        assert!(
+            kept.contains("Y2E=") && !kept.contains("c2VydmVy"),
+            "{kept}"
+        );
     }
 
     #[test]

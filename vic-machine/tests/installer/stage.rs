@@ -1,7 +1,8 @@
 //! A simulator, a working directory, and the program in it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use simulator::{Config, Simulator};
 use vmomi::client::{Client, Config as ClientConfig, property_spec};
@@ -33,9 +34,15 @@ impl From<Output> for Run {
 
 pub struct Stage {
     dir: tempfile::TempDir,
-    simulator: Simulator,
+    target: Target,
     user: String,
     password: String,
+}
+
+/// The vSphere that commands are for.
+pub enum Target {
+    Ours(Box<Simulator>),
+    Peer(crate::peer::Peer),
 }
 
 impl Stage {
@@ -44,6 +51,11 @@ impl Stage {
         config.state = dir.path().join("state");
         let (user, password) = (config.user.clone(), config.password.clone());
         let simulator = Simulator::start(config).await.unwrap();
+        Self::with(dir, Target::Ours(Box::new(simulator)), user, password)
+    }
+
+    /// A stage on any vSphere, with images for the appliance in its directory.
+    pub fn with(dir: tempfile::TempDir, target: Target, user: String, password: String) -> Self {
         for name in ["APPLIANCE", "BOOTSTRAP"] {
             let mut bytes = Vec::new();
             let mut builder = iso::Builder::new(name);
@@ -58,14 +70,16 @@ impl Stage {
         }
         Self {
             dir,
-            simulator,
+            target,
             user,
             password,
         }
     }
 
     pub async fn stop(self) {
-        self.simulator.stop().await;
+        if let Target::Ours(simulator) = self.target {
+            simulator.stop().await;
+        }
     }
 
     pub fn dir(&self) -> &Path {
@@ -73,15 +87,31 @@ impl Stage {
     }
 
     pub fn simulator(&self) -> &Simulator {
-        &self.simulator
+        match &self.target {
+            Target::Ours(simulator) => simulator,
+            Target::Peer(_) => panic!("this is not our simulator"),
+        }
     }
 
     pub fn host(&self) -> String {
-        self.simulator.address().to_string()
+        match &self.target {
+            Target::Ours(simulator) => simulator.address().to_string(),
+            Target::Peer(peer) => peer.host.clone(),
+        }
     }
 
     pub fn thumbprint(&self) -> String {
-        self.simulator.thumbprint().to_owned()
+        match &self.target {
+            Target::Ours(simulator) => simulator.thumbprint().to_owned(),
+            Target::Peer(peer) => peer.thumbprint.clone(),
+        }
+    }
+
+    /// From now on the peer is known by this thumbprint.
+    pub fn learn(&mut self, thumbprint: &str) {
+        if let Target::Peer(peer) = &mut self.target {
+            peer.thumbprint = thumbprint.to_owned();
+        }
     }
 
     /// Runs a command with target, credentials and thumbprint.
@@ -105,6 +135,20 @@ impl Stage {
         all.extend(own.iter().map(|&arg| arg.to_owned()));
         self.bare(&all.iter().map(String::as_str).collect::<Vec<_>>())
             .await
+    }
+
+    /// Starts a command with target, credentials and thumbprint; its standard output is to be read.
+    pub fn start(&self, args: &[&str]) -> Child {
+        let mut command = Command::new(program());
+        command
+            .args(args)
+            .args(["--target", &self.host(), "--user", &self.user])
+            .args(["--password", &self.password])
+            .args(["--thumbprint", &self.thumbprint()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        self.at_home(&mut command);
+        command.spawn().unwrap()
     }
 
     /// Runs a command with nothing added and no terminal.
@@ -140,19 +184,24 @@ impl Stage {
     }
 
     async fn finish(&self, mut command: Command) -> Run {
+        self.at_home(&mut command);
+        tokio::task::spawn_blocking(move || command.output().unwrap().into())
+            .await
+            .unwrap()
+    }
+
+    /// The directory is the user's home, and where the command is run.
+    fn at_home(&self, command: &mut Command) {
         command
             .current_dir(self.dir())
             .env("HOME", self.dir())
             .env_remove("XDG_CONFIG_HOME")
             .env_remove("VIC_MACHINE_PASSWORD")
             .env_remove("SSL_CERT_FILE");
-        tokio::task::spawn_blocking(move || command.output().unwrap().into())
-            .await
-            .unwrap()
     }
 
     pub async fn client(&self) -> Client {
-        let config = ClientConfig::new(&self.simulator.url())
+        let config = ClientConfig::new(&format!("https://{}/sdk", self.host()))
             .unwrap()
             .with_password(&self.user, &self.password)
             .with_trust(Trust::Anybody);
@@ -196,8 +245,13 @@ impl Stage {
     pub async fn play_vch(&self, name: &str) {
         let client = self.client().await;
         let name = name.to_owned();
+        let live_views = matches!(self.target, Target::Ours(_));
         tokio::spawn(async move {
-            let vm = appears(&client, &name).await;
+            let vm = if live_views {
+                appears(&client, &name).await
+            } else {
+                shows_up(&client, &name).await
+            };
             let ready = OptionValue {
                 key: "vch.ready".into(),
                 value: Some(Any::from("192.0.2.7:2376".to_owned())),
@@ -213,6 +267,29 @@ impl Stage {
             client.close().await.unwrap();
         });
     }
+}
+
+/// Asks until a VM of this name is on: the peer's views do not tell of VMs that come later.
+async fn shows_up(client: &Client, name: &str) -> ManagedObjectReference {
+    let root = client.content().root_folder.clone();
+    let paths = ["name", "runtime.powerState"];
+    let asked = async {
+        let mut pause = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            pause.tick().await;
+            let vms = client.below(&root, &["VirtualMachine"], &paths).await;
+            let on = vms.unwrap_or_default().into_iter().find(|vm| {
+                vm.text("name") == Some(name)
+                    && vm.get("runtime.powerState") == Some(VirtualMachinePowerState::PoweredOn)
+            });
+            if let Some(vm) = on {
+                return vm.object;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), asked)
+        .await
+        .unwrap()
 }
 
 /// Waits until a VM of this name is on.
