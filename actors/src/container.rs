@@ -2,9 +2,12 @@
 
 pub mod actor;
 pub mod event;
+pub mod exec;
+mod execs;
 pub mod link;
 pub mod logs;
 pub mod message;
+pub mod rename;
 pub mod snapshot;
 pub mod spec;
 pub mod state;
@@ -12,6 +15,7 @@ pub mod top;
 pub mod vm;
 
 pub use actor::Input;
+pub(crate) use actor::leave;
 pub use message::{
     AttachOptions, ExitOutcome, LogRecord, LogsOptions, Message, ProcessList, RemoveOptions, Reply,
     Signal, StartExec, StopOptions, WaitCondition,

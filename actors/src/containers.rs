@@ -1,20 +1,23 @@
 //! All containers: found again at the start, made, and given to their actors.
 
+pub(crate) mod abandoned;
 pub mod names;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use strategy::{Address, ChildSpec, Children, Restart, SupervisorMessage};
+use strategy::{Address, AskError, ChildSpec, Children, Restart, SupervisorMessage};
 use time::OffsetDateTime;
 
 use crate::container::actor::{Args, Container};
 use crate::container::spec::{CreateSpec, Created, MountSpec};
-use crate::container::vm::{EndpointRecord, MountRecord, Record, instance_uuid};
+use crate::container::vm::{EndpointRecord, MountRecord, Record};
+use crate::container::{self};
 use crate::context::Context;
 use crate::error::Error;
 use crate::ids::ContainerId;
 use crate::image::disk_path;
+use crate::image::need::Wanted;
 use crate::network;
 use crate::volume::{self, VolumeSpec};
 use crate::vsphere::VmFacts;
@@ -29,6 +32,7 @@ pub fn children(context: &Context) -> Children {
         let context = context.clone();
         Box::pin(async move {
             let found = context.vsphere().vms(&context.settings().pool).await?;
+            forget_missing(&context, &found);
             let children = found
                 .into_iter()
                 .filter_map(|facts| child(&context, facts))
@@ -43,10 +47,33 @@ pub fn children(context: &Context) -> Children {
     })
 }
 
+/// Takes containers off the shelf whose VMs went while nobody watched: they have no actor any more that could.
+fn forget_missing(context: &Context, found: &[VmFacts]) {
+    for old in context.snapshots().containers() {
+        if !found.iter().any(|facts| facts.vm == old.vm.moref) {
+            let mut attributes = old.spec.labels.clone();
+            attributes.insert("name".into(), old.name.clone());
+            attributes.insert("image".into(), old.spec.image_name.clone());
+            context.emit(crate::events::Event {
+                kind: crate::events::EventKind::Container,
+                action: "destroy".into(),
+                id: old.id.to_string(),
+                attributes,
+                time: OffsetDateTime::now_utc(),
+            });
+            container::leave(context, old.id, old.exit_code);
+        }
+    }
+}
+
 /// The child specification for a container's VM; `None` when the VM is no container.
 fn child(context: &Context, facts: VmFacts) -> Option<ChildSpec> {
     let record = Record::read(&facts.keys)?;
     let id = record.id;
+    if context.abandoned().has(id) {
+        abandoned::take_away(context, id);
+        return None;
+    }
     if context.snapshots().reserve_name(&record.name, id).is_err() {
         tracing::warn!(container = %id, name = record.name, "two containers have one name");
     }
@@ -76,6 +103,10 @@ pub(crate) fn maybe_adopt(context: &Context, facts: &VmFacts) {
     let Some(record) = Record::read(&facts.keys) else {
         return;
     };
+    if context.abandoned().has(record.id) {
+        abandoned::take_away(context, record.id);
+        return;
+    }
     if context.container(record.id).is_some() {
         return;
     }
@@ -106,6 +137,7 @@ pub(crate) async fn create(context: &Context, spec: CreateSpec) -> Result<Create
         name: name.clone(),
         endpoints: vec![],
         volumes: vec![],
+        asked: false,
     };
     match build(context, id, &name, spec, &mut taken).await {
         Ok(created) => {
@@ -113,6 +145,10 @@ pub(crate) async fn create(context: &Context, spec: CreateSpec) -> Result<Create
             Ok(created)
         }
         Err(why) => {
+            if taken.asked {
+                // Half-made, made after all, or made later: nothing of it may stay.
+                abandoned::abandon(context, id).await;
+            }
             taken.give_back().await;
             Err(why)
         }
@@ -145,6 +181,8 @@ struct Taken {
     name: String,
     endpoints: Vec<EndpointRecord>,
     volumes: Vec<String>,
+    /// vSphere was asked for the VM.
+    asked: bool,
 }
 
 impl Taken {
@@ -162,8 +200,7 @@ impl Taken {
             network::release(&self.context, endpoint.network, endpoint.id);
         }
         for volume in self.volumes {
-            let message = volume::Message::RemoveAnonymous(volume, self.id);
-            self.context.addresses().volumes.tell(message);
+            volume::release(&self.context, volume, self.id);
         }
     }
 }
@@ -176,7 +213,14 @@ async fn build(
     taken: &mut Taken,
 ) -> Result<Created, Error> {
     let image = context.snapshots().images().get(&spec.image).cloned();
-    let image = image.ok_or_else(|| Error::NoSuchImage(spec.image_name.clone()))?;
+    let missing = || Error::NoSuchImage(spec.image_name.clone());
+    let image = image.ok_or_else(missing)?;
+    let chains = crate::image::chains(&image.diff_ids);
+    // From here on its layers stay, whatever becomes of the image.
+    let _wanted = Wanted::new(context, chains.clone());
+    if !context.snapshots().images().contains_key(&spec.image) {
+        return Err(missing());
+    }
     let endpoints = join(context, &spec, taken).await?;
     let mounts = mounts(context, &spec, taken).await?;
     let warnings = spec.warnings.clone();
@@ -187,7 +231,7 @@ async fn build(
         spec,
         endpoints,
         mounts,
-        chains: crate::image::chains(&image.diff_ids),
+        chains,
     };
     let settings = context.settings();
     let parent = disk_path(context, &image.chain_id);
@@ -199,20 +243,11 @@ async fn build(
         .iter()
         .filter_map(|o| Some((o.key.clone(), o.value.as_ref()?.as_str()?.to_owned())))
         .collect();
-    let made = context
+    taken.asked = true;
+    let vm = context
         .vsphere()
         .create_vm(&settings.folder, &settings.pool, config)
-        .await;
-    let vm = match made {
-        Ok(vm) => vm,
-        Err(why) => {
-            // Half-made or made after all: nothing of it may stay.
-            if let Ok(Some(vm)) = context.vsphere().find_vm(&instance_uuid(id)).await {
-                let _ = context.vsphere().destroy(&vm).await;
-            }
-            return Err(why);
-        }
-    };
+        .await?;
     let facts = VmFacts {
         vm: vm.clone(),
         name: record.vm_name(),
@@ -225,19 +260,7 @@ async fn build(
             record.vm_name()
         ),
     };
-    let address = context.enter_container(id, &vm);
-    let child = spec_of(context, id, facts, address);
-    let added = context
-        .addresses()
-        .containers
-        .ask(DEADLINE, |reply| SupervisorMessage::AddChild(child, reply))
-        .await;
-    match added {
-        Ok(Ok(())) => {}
-        Ok(Err(why)) => return Err(Error::internal("start the container's actor", why)),
-        // The supervisor was restarted meanwhile and has found the VM by itself, or will.
-        Err(why) => tracing::warn!(%why, "containers' supervisor did not answer"),
-    }
+    hand_over(context, id, facts).await?;
     let mut attributes = record.spec.labels.clone();
     attributes.insert("name".into(), record.name.clone());
     attributes.insert("image".into(), record.spec.image_name.clone());
@@ -249,6 +272,31 @@ async fn build(
         time: record.created,
     });
     Ok(Created { id, warnings })
+}
+
+/// Gives a new VM to its actor; the container is on the shelf when this answers.
+async fn hand_over(context: &Context, id: ContainerId, facts: VmFacts) -> Result<(), Error> {
+    let address = context.enter_container(id, &facts.vm);
+    loop {
+        let child = spec_of(context, id, facts.clone(), address.clone());
+        let containers = &context.addresses().containers;
+        let added = containers
+            .ask(DEADLINE, |reply| SupervisorMessage::AddChild(child, reply))
+            .await;
+        match added {
+            Ok(Ok(())) if context.snapshots().container(&id).is_some() => return Ok(()),
+            Ok(Err(why)) => return Err(Error::internal("start the container's actor", why)),
+            Err(AskError::Interrupted) | Ok(Ok(())) => {}
+            Err(why) => return Err(Error::failed_for_now("start the container's actor", &why)),
+        }
+        // The actor or its supervisor died meanwhile. Their successors find the VM: the first answer comes from an
+        // actor that knows it.
+        match address.ask(DEADLINE, container::Message::Ready).await {
+            Ok(_) if context.snapshots().container(&id).is_some() => return Ok(()),
+            Ok(_) | Err(AskError::Interrupted) => {}
+            Err(why) => return Err(Error::failed_for_now("start the container's actor", &why)),
+        }
+    }
 }
 
 async fn join(
@@ -285,20 +333,14 @@ async fn mounts(
                 labels,
                 mode,
             } => {
-                let wanted = VolumeSpec {
+                let mut wanted = VolumeSpec {
                     name: name.clone(),
                     labels: labels.clone(),
                     ..VolumeSpec::default()
                 };
-                let volumes = &context.addresses().volumes;
-                let asked = volumes
-                    .ask(DEADLINE, |r| volume::Message::Create(wanted, r))
-                    .await;
-                let volume =
-                    asked.map_err(|why| Error::failed_for_now("make a volume", &why))??;
-                if name.is_none() {
-                    taken.volumes.push(volume.name.clone());
-                }
+                // An anonymous one is named here, so that it can be given back whatever became of the answer.
+                taken.volumes.extend(wanted.name_it());
+                let volume = volume::make(context, wanted).await?;
                 mounts.push(MountRecord {
                     volume: Some(volume.name.clone()),
                     anonymous: name.is_none(),

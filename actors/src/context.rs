@@ -6,14 +6,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use strategy::{Address, Policy, SupervisorMessage, Tree};
 use tether_protocol::config::{ApplianceConfig, Cidr};
-use tether_protocol::session::Identity;
+use tether_protocol::session::{Identity, Process};
 use vmomi::ManagedObjectReference;
 
 use crate::appliance;
 use crate::container;
+use crate::containers::abandoned::Abandoned;
 use crate::error::Error;
 use crate::events;
-use crate::ids::ContainerId;
+use crate::ids::{ContainerId, ExecId};
 use crate::image::{self, disk::DiskAccess};
 use crate::network;
 use crate::snapshot::Snapshots;
@@ -192,6 +193,7 @@ struct Inner {
     containers: RwLock<Containers>,
     layers: RwLock<Layers>,
     needs: image::need::Needs,
+    abandoned: Abandoned,
     promises: network::Promises,
     policy: Policy,
 }
@@ -221,7 +223,11 @@ pub struct Addresses {
 struct Containers {
     addresses: BTreeMap<ContainerId, Address<container::Message>>,
     by_vm: BTreeMap<String, ContainerId>,
+    execs: BTreeMap<ExecId, ExecEntry>,
 }
+
+/// An exec: its container, its number there, its address.
+type ExecEntry = (ContainerId, Process, Address<container::exec::Message>);
 
 /// The addresses of layers, by chain id.
 type Layers = BTreeMap<String, Address<image::layer::Message>>;
@@ -247,6 +253,7 @@ impl Context {
                 containers: RwLock::default(),
                 layers: RwLock::default(),
                 needs: image::need::Needs::default(),
+                abandoned: Abandoned::default(),
                 promises: network::Promises::default(),
                 policy,
             }),
@@ -350,8 +357,53 @@ impl Context {
     /// Forgets a container that is gone.
     pub(crate) fn leave_container(&self, id: ContainerId) {
         let containers = &mut *self.write();
-        containers.addresses.remove(&id);
+        if let Some(address) = containers.addresses.remove(&id) {
+            // Whoever still waits for an actor there is told.
+            address.close();
+        }
         containers.by_vm.retain(|_, owner| *owner != id);
+        containers.execs.retain(|_, (of, _, address)| {
+            if *of == id {
+                address.close();
+            }
+            *of != id
+        });
+    }
+
+    /// An exec's address.
+    pub fn exec(&self, id: ExecId) -> Option<Address<container::exec::Message>> {
+        let containers = self.read();
+        containers
+            .execs
+            .get(&id)
+            .map(|(.., address)| address.clone())
+    }
+
+    /// The execs of a container, with their numbers on its link.
+    pub(crate) fn execs_of(&self, container: ContainerId) -> Vec<(ExecId, Process)> {
+        self.read()
+            .execs
+            .iter()
+            .filter(|(_, (of, ..))| *of == container)
+            .map(|(id, (_, number, _))| (*id, *number))
+            .collect()
+    }
+
+    /// The address for an exec, made if there is none.
+    pub(crate) fn enter_exec(
+        &self,
+        id: ExecId,
+        container: ContainerId,
+        number: Process,
+    ) -> Address<container::exec::Message> {
+        let containers = &mut *self.write();
+        let new = || (container, number, Address::default());
+        containers.execs.entry(id).or_insert_with(new).2.clone()
+    }
+
+    /// Forgets an exec that is gone.
+    pub(crate) fn leave_exec(&self, id: ExecId) {
+        self.write().execs.remove(&id);
     }
 
     /// The address of a layer, and whether it is new: then its actor has to be started.
@@ -378,6 +430,11 @@ impl Context {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
+    }
+
+    /// Containers that nobody was promised.
+    pub(crate) fn abandoned(&self) -> &Abandoned {
+        &self.inner.abandoned
     }
 
     /// Who needs which layer.

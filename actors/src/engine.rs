@@ -4,13 +4,17 @@
 //! looked up at each call, so a restarted actor is found again. All methods may be cancelled by dropping them:
 //! a request that was sent is still carried out.
 
+mod written;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use strategy::AskError;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::container::exec;
 use crate::container::{
     AttachOptions, ContainerSnapshot, CreateSpec, Created, ExecSpec, ExitOutcome, LogRecord,
     LogsOptions, Message, ProcessList, RemoveOptions, Reply, Signal, StartExec, StopOptions,
@@ -153,7 +157,28 @@ impl Engine {
     /// # Errors
     /// [`Error::NotModified`], [`Error::Launch`], [`Error::StartPaused`], vSphere's.
     pub async fn start(&self, id: ContainerId) -> Result<(), Error> {
-        self.ask(id, "start", true, Message::Start).await
+        let exits = || self.snapshots.container(&id).map(|c| c.exits);
+        let before = exits();
+        match self.ask(id, "start", false, Message::Start).await {
+            Err(Error::Interrupted(_)) => {}
+            answer => return answer,
+        }
+        // The actor died with it. Its successor knows whether the process runs, or ran and ended: never twice.
+        for _ in 1..AGAIN {
+            match self.ask(id, "start", true, Message::Ready).await {
+                Err(Error::Interrupted(_)) => continue,
+                answer => answer?,
+            }
+            if exits() != before {
+                return Ok(());
+            }
+            match self.ask(id, "start", false, Message::Start).await {
+                Err(Error::Interrupted(_)) => {}
+                Err(Error::NotModified) => return Ok(()),
+                answer => return answer,
+            }
+        }
+        Err(Error::Interrupted("start"))
     }
 
     /// Stops a container; answers when its VM is off.
@@ -223,8 +248,30 @@ impl Engine {
     /// # Errors
     /// [`Error::RemoveRunning`], [`Error::RemovePaused`], [`Error::RemovalInProgress`], vSphere's.
     pub async fn remove(&self, id: ContainerId, options: RemoveOptions) -> Result<(), Error> {
-        self.ask(id, "remove", true, |r| Message::Remove(options.clone(), r))
-            .await
+        let tries = AtomicUsize::new(0);
+        let removed = self.ask(id, "remove", true, |reply| {
+            tries.fetch_add(1, Ordering::Relaxed);
+            Message::Remove(options.clone(), reply)
+        });
+        let removed = removed.await;
+        let tries = tries.into_inner();
+        match removed {
+            // It went with the first question, whose answer died with the actor.
+            Err(Error::NoSuchContainer(_)) if tries > 0 => Ok(()),
+            Err(Error::RemovalInProgress(_)) if tries > 1 => self.gone(id).await,
+            answer => answer,
+        }
+    }
+
+    /// Waits until a container that is being removed is gone.
+    async fn gone(&self, id: ContainerId) -> Result<(), Error> {
+        match self.snapshots.wait(&id, WaitCondition::Removed) {
+            Ok(removed) => removed
+                .await
+                .map(|_| ())
+                .map_err(|_| Error::Interrupted("remove")),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Registers a waiter; when this returns, no exit can be missed. The receiver survives a restart of the
@@ -301,11 +348,8 @@ impl Engine {
     /// [`Error::NoSuchExec`], [`Error::ExecAlreadyRan`], [`Error::NotRunning`]; detached also [`Error::Launch`]
     /// (attached, the launch error is the output's text).
     pub async fn start_exec(&self, id: ExecId, options: StartExec) -> Result<Attachment, Error> {
-        let (container, _) = self.snapshots.find_exec(&id.to_string())?;
-        self.ask(container.id, "exec", false, |r| {
-            Message::StartExec(id, options.clone(), r)
-        })
-        .await
+        self.ask_exec(id, false, |r| exec::Message::Start(options.clone(), r))
+            .await
     }
 
     /// Sets the size of an exec's terminal.
@@ -313,11 +357,29 @@ impl Engine {
     /// # Errors
     /// [`Error::NoSuchExec`].
     pub async fn resize_exec(&self, id: ExecId, size: ConsoleSize) -> Result<(), Error> {
-        let (container, _) = self.snapshots.find_exec(&id.to_string())?;
-        self.ask(container.id, "exec", true, |r| {
-            Message::ResizeExec(id, size, r)
-        })
-        .await
+        self.ask_exec(id, true, |r| exec::Message::Resize(size, r))
+            .await
+    }
+
+    /// Asks an exec's actor. With `again`, a question that died with the actor is put to the next one.
+    async fn ask_exec<T: Send + 'static>(
+        &self,
+        id: ExecId,
+        again: bool,
+        question: impl Fn(Reply<T>) -> exec::Message,
+    ) -> Result<T, Error> {
+        let context = self.context("exec")?;
+        let missing = || Error::NoSuchExec(id.to_string());
+        for _ in 0..if again { AGAIN } else { 1 } {
+            let address = context.exec(id).ok_or_else(missing)?;
+            match address.ask(DEADLINE, &question).await {
+                Ok(answer) => return answer,
+                Err(AskError::Gone) => return Err(missing()),
+                Err(AskError::Deadline) => return Err(Error::Deadline("exec")),
+                Err(AskError::Interrupted) => {}
+            }
+        }
+        Err(Error::Interrupted("exec"))
     }
 
     /// Subscribes to events; kept ones not before `since` come first (none: only live ones).
@@ -393,11 +455,9 @@ impl Engine {
     /// # Errors
     /// [`Error::Invalid`] (bad name), vSphere's.
     pub async fn create_volume(&self, spec: VolumeSpec) -> Result<Arc<VolumeSnapshot>, Error> {
-        let volumes = &self.context("volume create")?.addresses().volumes;
-        let asked = volumes
-            .ask(DEADLINE, |r| volume::Message::Create(spec, r))
-            .await;
-        asked.map_err(|_| Error::Interrupted("volume create"))?
+        let mut spec = spec;
+        spec.name_it();
+        volume::make(self.context("volume create")?, spec).await
     }
 
     /// Removes a volume. With `force` a missing one is no error.
@@ -406,11 +466,18 @@ impl Engine {
     /// [`Error::NoSuchVolume`], [`Error::Conflict`] (in use).
     pub async fn remove_volume(&self, name: &str, force: bool) -> Result<(), Error> {
         let volumes = &self.context("volume rm")?.addresses().volumes;
-        let name = name.to_owned();
-        let asked = volumes
-            .ask(DEADLINE, |r| volume::Message::Remove(name, force, r))
-            .await;
-        asked.map_err(|_| Error::Interrupted("volume rm"))?
+        let mut again = false;
+        for _ in 0..AGAIN {
+            let question = |r| volume::Message::Remove(name.to_owned(), force, r);
+            match volumes.ask(DEADLINE, question).await {
+                Err(AskError::Interrupted) => again = true,
+                // It went with the first question, whose answer died with the actor.
+                Ok(Err(Error::NoSuchVolume(_))) if again => return Ok(()),
+                Ok(answer) => return answer,
+                Err(why) => return Err(Error::failed_for_now("remove a volume", &why)),
+            }
+        }
+        Err(Error::Interrupted("volume rm"))
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::oneshot;
 
-use crate::container::{ContainerSnapshot, ExitOutcome, Phase, WaitCondition};
+use crate::container::{ContainerSnapshot, ExecSnapshot, ExitOutcome, Phase, WaitCondition};
 use crate::error::Error;
 use crate::ids::{ContainerId, ExecId, ImageId, NetworkId};
 use crate::image::ImageSnapshot;
@@ -241,8 +241,15 @@ impl Snapshots {
     }
 
     /// Publishes a container, and wakes those who waited for this.
-    pub fn put_container(&self, snapshot: Arc<ContainerSnapshot>) {
+    pub fn put_container(&self, mut snapshot: Arc<ContainerSnapshot>) {
         let shelf = &mut *write(&self.inner.containers);
+        if let Some(old) = shelf.by_id.get(&snapshot.id)
+            && snapshot.execs.is_empty()
+            && !old.execs.is_empty()
+        {
+            // Its execs are others' to publish.
+            Arc::make_mut(&mut snapshot).execs.clone_from(&old.execs);
+        }
         if let Some(waiting) = shelf.waiters.get_mut(&snapshot.id) {
             for waiter in std::mem::take(waiting) {
                 if waiter.is_met(&snapshot) {
@@ -265,6 +272,32 @@ impl Snapshots {
         shelf.names.insert(snapshot.name.clone(), snapshot.id);
         for exec in snapshot.execs.keys() {
             shelf.execs.insert(*exec, snapshot.id);
+        }
+    }
+
+    /// The exec of this id.
+    pub fn exec(&self, id: &ExecId) -> Option<Arc<ExecSnapshot>> {
+        let shelf = read(&self.inner.containers);
+        let container = shelf.by_id.get(shelf.execs.get(id)?)?;
+        container.execs.get(id).cloned()
+    }
+
+    /// Publishes an exec with its container. Of a container that is not on the shelf, nobody sees execs.
+    pub fn put_exec(&self, exec: Arc<ExecSnapshot>) {
+        let shelf = &mut *write(&self.inner.containers);
+        if let Some(container) = shelf.by_id.get_mut(&exec.container) {
+            shelf.execs.insert(exec.id, exec.container);
+            Arc::make_mut(container).execs.insert(exec.id, exec);
+        }
+    }
+
+    /// Takes an exec off the shelf.
+    pub fn remove_exec(&self, id: &ExecId) {
+        let shelf = &mut *write(&self.inner.containers);
+        if let Some(container) = shelf.execs.remove(id)
+            && let Some(container) = shelf.by_id.get_mut(&container)
+        {
+            Arc::make_mut(container).execs.remove(id);
         }
     }
 

@@ -52,6 +52,59 @@ pub struct VolumeSpec {
     pub labels: BTreeMap<String, String>,
     /// Driver options.
     pub options: BTreeMap<String, String>,
+    /// Made without a name, which it may have got since.
+    pub anonymous: bool,
+}
+
+impl VolumeSpec {
+    /// Gives a volume without a name one, so that asking for it twice makes one; answers with that name.
+    pub(crate) fn name_it(&mut self) -> Option<String> {
+        if self.name.is_some() {
+            return None;
+        }
+        self.anonymous = true;
+        self.name = Some(ContainerId::random().to_string());
+        self.name.clone()
+    }
+}
+
+/// Makes a volume whose specification has a name, also when an actor dies with the question.
+///
+/// # Errors
+/// As [`Message::Create`].
+pub(crate) async fn make(
+    context: &Context,
+    spec: VolumeSpec,
+) -> Result<Arc<VolumeSnapshot>, Error> {
+    loop {
+        let question = |reply| Message::Create(spec.clone(), reply);
+        match context.addresses().volumes.ask(DEADLINE, question).await {
+            Ok(answer) => return answer,
+            Err(AskError::Interrupted) => {}
+            Err(why) => return Err(Error::failed_for_now("make a volume", &why)),
+        }
+    }
+}
+
+/// How often an anonymous volume's removal is tried, with growing pauses: about two minutes in all.
+const RELEASE_TRIES: u32 = 30;
+
+/// Removes an anonymous volume of a container that is gone, whatever happens meanwhile. Does not wait.
+pub(crate) fn release(context: &Context, name: String, owner: ContainerId) {
+    let context = context.clone();
+    tokio::spawn(async move {
+        for tries in 0..RELEASE_TRIES {
+            let question = |reply| Message::RemoveAnonymous(name.clone(), owner, reply);
+            match context.addresses().volumes.ask(DEADLINE, question).await {
+                Ok(Ok(())) => return,
+                Ok(Err(why)) => tracing::warn!(%why, name, tries, "cannot remove a volume yet"),
+                Err(AskError::Interrupted) => continue,
+                Err(why) => tracing::warn!(%why, name, tries, "cannot remove a volume yet"),
+            }
+            let pause = std::time::Duration::from_millis(50 << tries.min(7));
+            tokio::time::sleep(pause).await;
+        }
+    });
 }
 
 /// Size of a volume's disk.
@@ -65,7 +118,7 @@ pub enum Message {
     /// Removes a volume that no container has.
     Remove(String, bool, RpcReplyPort<Result<(), Error>>),
     /// Removes an anonymous volume of a container that is gone, unless another has it.
-    RemoveAnonymous(String, ContainerId),
+    RemoveAnonymous(String, ContainerId, RpcReplyPort<Result<(), Error>>),
     /// Internal: a piece of work ended.
     #[doc(hidden)]
     Done(Done),
@@ -155,10 +208,13 @@ impl Actor for Volumes {
         match message {
             Message::Create(spec, reply) => state.create(&myself, spec, reply),
             Message::Remove(name, force, reply) => state.remove(&myself, name, force, reply),
-            Message::RemoveAnonymous(name, owner) => {
+            Message::RemoveAnonymous(name, owner, reply) => {
                 let users = state.context.snapshots().users_of_volume(&name);
-                if users.iter().all(|u| *u == owner) {
-                    state.delete(&myself, &name, vec![]);
+                let unused = users.iter().all(|u| *u == owner);
+                if unused && state.known.contains_key(&name) {
+                    state.delete(&myself, &name, vec![reply]);
+                } else {
+                    let _ = reply.send(Ok(()));
                 }
             }
             Message::Done(Done::Created(volume, result)) => state.created(*volume, result).await,
@@ -201,7 +257,7 @@ impl State {
         spec: VolumeSpec,
         reply: RpcReplyPort<Result<Arc<VolumeSnapshot>, Error>>,
     ) {
-        let anonymous = spec.name.is_none();
+        let anonymous = spec.anonymous || spec.name.is_none();
         let name = spec
             .name
             .unwrap_or_else(|| ContainerId::random().to_string());
@@ -334,9 +390,14 @@ impl State {
             && let Some(volume) = self.known.remove(name)
         {
             answer = self.save().await;
-            self.forget(name).await;
-            self.context.snapshots().remove_volume(name);
-            self.emit("destroy", &volume);
+            if answer.is_ok() {
+                self.forget(name).await;
+                self.context.snapshots().remove_volume(name);
+                self.emit("destroy", &volume);
+            } else {
+                // The document still has it: it goes with the next try.
+                self.known.insert(name.to_owned(), volume);
+            }
         }
         for reply in self.removing.remove(name).unwrap_or_default() {
             let _ = reply.send(answer.clone());

@@ -21,9 +21,10 @@ use vmomi::client::{Client, Config, Retry};
 use vmomi::types::{
     CopyVirtualDiskRequest, CreateVMRequest, DeleteVirtualDiskRequest, DestroyRequest,
     FindByUuidRequest, ObjectSpec, OptionValue, PowerOffVMRequest, PowerOnVMRequest,
-    PropertyFilterSpec, PropertySpec, ReconfigVMRequest, TaskInfo, TraversalSpec, VirtualDevice,
-    VirtualDeviceConfigSpec, VirtualDeviceConfigSpecOperation, VirtualDisk,
-    VirtualDiskFlatVer2BackingInfo, VirtualMachineConfigSpec, VirtualMachinePowerState,
+    PropertyFilterSpec, PropertySpec, ReconfigVMRequest, ShutdownGuestRequest, TaskInfo,
+    TraversalSpec, VirtualDevice, VirtualDeviceConfigSpec, VirtualDeviceConfigSpecOperation,
+    VirtualDisk, VirtualDiskFlatVer2BackingInfo, VirtualMachineConfigSpec,
+    VirtualMachinePowerState,
 };
 
 use crate::context::Context;
@@ -319,6 +320,18 @@ impl Vsphere {
         )
         .await
         .map(|_| ())
+    }
+
+    /// Asks a VM's guest to shut down, as an admin would. Does not wait for it.
+    ///
+    /// # Errors
+    /// vSphere's; also when no guest answers.
+    pub async fn shut_down_guest(&self, vm: &str) -> Result<(), Error> {
+        let client = self.client().await?;
+        client
+            .invoke(&vm_reference(vm), ShutdownGuestRequest {})
+            .await
+            .map_err(|why| failed("shut a guest down", &why))
     }
 
     /// Destroys a VM with its disks. One that is gone is fine.

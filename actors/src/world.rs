@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ractor::{Actor, ActorCell, ActorRef};
 use strategy::{
-    Address, Children, ChildSpec, Policy, Supervisor, SupervisorArgs, SupervisorMessage, Tree,
+    Address, ChildSpec, Children, Policy, Supervisor, SupervisorArgs, SupervisorMessage, Tree,
 };
 use tokio::task::AbortHandle;
 use vmomi::client::Config;
@@ -107,7 +107,13 @@ impl World {
     pub async fn start(args: Args) -> Result<Self, Error> {
         let tree = Tree::default();
         let vsphere = Vsphere::new(&args.settings.datacenter);
-        let context = Context::new(args.settings, vsphere.clone(), args.disks, tree.clone(), args.policy);
+        let context = Context::new(
+            args.settings,
+            vsphere.clone(),
+            args.disks,
+            tree.clone(),
+            args.policy,
+        );
         context.set_system(args.system);
         let addresses = context.addresses().clone();
         let serial = Address::default();
@@ -133,7 +139,12 @@ impl World {
             with(&context, "appliance", addresses.appliance.clone(), || {
                 Appliance
             }),
-            supervisor("images", addresses.images.clone(), &context, images(&context)),
+            supervisor(
+                "images",
+                addresses.images.clone(),
+                &context,
+                images(&context),
+            ),
             with(&context, "volumes", addresses.volumes.clone(), || Volumes),
             supervisor(
                 "networks",

@@ -8,28 +8,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use strategy::Address;
-use tether_protocol::session::{PRIMARY, Process as Number};
+use strategy::{Address, AskError, BusyGuard, ChildSpec, Nursery, Restart, SupervisorMessage};
+use tether_protocol::session::PRIMARY;
 use time::OffsetDateTime;
 use tokio::task::JoinSet;
 
 use super::event::{Event, Power, Ticket, Work};
 use super::link::{self, Link, Notice};
 use super::message::{Message, Reply, Signal};
-use super::snapshot::{ContainerSnapshot, ExecSnapshot, Phase, VmSnapshot};
+use super::rename::Renamed;
+use super::snapshot::{ContainerSnapshot, Phase, VmSnapshot};
 use super::state::{Effect, State};
 use super::vm::{self, Record};
 use crate::context::Context;
 use crate::error::Error;
 use crate::events::{self, EventKind};
-use crate::ids::{ContainerId, ExecId};
+use crate::ids::ContainerId;
 use crate::vsphere::VmFacts;
-
-/// How long an ended exec stays on the shelf, as in moby.
-const EXEC_KEPT: Duration = Duration::from_secs(300);
 
 /// How long an answer of the guest may take.
 const GUEST_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long a stop signal waits for a guest that does not answer, before vSphere is asked to deliver it.
+const SIGNAL_PATIENCE: Duration = Duration::from_secs(4);
 
 /// What a container actor is started with.
 #[derive(Debug, Clone)]
@@ -50,32 +51,32 @@ pub struct Container;
 
 /// A running container actor.
 pub struct Running {
-    context: Context,
-    id: ContainerId,
-    vm: String,
-    record: Option<Record>,
+    pub(super) context: Context,
+    pub(super) id: ContainerId,
+    pub(super) vm: String,
+    pub(super) record: Option<Record>,
     spec: Option<Arc<super::spec::CreateSpec>>,
-    vm_name: String,
+    /// The VM's name as vSphere showed it last.
+    pub(super) vm_name: String,
     vm_path: String,
     machine: State,
     revision: u64,
     tickets: HashMap<Ticket, Reply<()>>,
     next_ticket: u64,
     deferred: Vec<Message>,
-    link: Option<ActorRef<link::Message>>,
-    link_address: Address<link::Message>,
+    /// Link and execs.
+    pub(super) children: Nursery,
+    pub(super) link: Address<link::Message>,
+    /// The guest's key for a link that is started again.
+    guest_key: Arc<std::sync::Mutex<String>>,
     pid: u32,
-    execs: BTreeMap<ExecId, Exec>,
-    tasks: JoinSet<()>,
+    pub(super) tasks: JoinSet<()>,
+    /// Signals on their way to this run's process.
+    signals: JoinSet<()>,
+    /// Requests wait for what the watch will tell.
+    watching: Option<BusyGuard>,
     deadline: Option<tokio::task::AbortHandle>,
     gone: bool,
-}
-
-#[derive(Debug)]
-pub(super) struct Exec {
-    pub(super) number: Number,
-    pub(super) snapshot: ExecSnapshot,
-    pub(super) launched: Vec<tokio::sync::oneshot::Sender<Result<(), Error>>>,
 }
 
 impl std::fmt::Debug for Running {
@@ -104,7 +105,13 @@ impl Actor for Container {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .take();
+        let path = format!("vch/containers/{}", args.id.short());
+        let (policy, tree) = (args.context.policy(), args.context.tree());
+        let children = Nursery::new(&path, policy, tree, &myself, |message| {
+            Message::Event(Box::new(Input::Child(message)))
+        });
         let mut state = Running {
+            children,
             machine: State::created(args.id, false),
             context: args.context,
             id: args.id,
@@ -117,11 +124,12 @@ impl Actor for Container {
             tickets: HashMap::new(),
             next_ticket: 0,
             deferred: Vec::new(),
-            link: None,
-            link_address: Address::default(),
+            link: Address::default(),
+            guest_key: Arc::default(),
             pid: 0,
-            execs: BTreeMap::new(),
             tasks: JoinSet::new(),
+            signals: JoinSet::new(),
+            watching: None,
             deadline: None,
             gone: false,
         };
@@ -151,29 +159,12 @@ impl Actor for Container {
 
     async fn handle_supervisor_evt(
         &self,
-        myself: ActorRef<Message>,
+        _myself: ActorRef<Message>,
         event: SupervisionEvent,
         state: &mut Running,
     ) -> Result<(), ActorProcessingErr> {
-        let ended = match event {
-            SupervisionEvent::ActorTerminated(cell, _, _) => cell,
-            SupervisionEvent::ActorFailed(cell, why) => {
-                tracing::warn!(container = %state.id.short(), %why, "link failed");
-                cell
-            }
-            _ => return Ok(()),
-        };
-        if state
-            .link
-            .as_ref()
-            .is_some_and(|l| l.get_id() == ended.get_id())
-        {
-            state.context.tree().leave(&state.link_path(), &ended);
-            state.link = None;
-            state.start_link(&myself).await?;
-            // The line died with the link that owned it: the guest dials again by itself.
-        }
-        Ok(())
+        // A line dies with the link that owned it: the guest dials again by itself.
+        state.children.event(event).await.map(|_| ())
     }
 }
 
@@ -192,8 +183,10 @@ pub enum Input {
     Guest(Notice),
     /// A serial connection of this container.
     Line(Box<link::Line>),
-    /// An exec's time on the shelf is over.
-    ForgetExec(ExecId),
+    /// A rename that docker asked for has ended.
+    Renamed(Box<Renamed>),
+    /// For the link and the execs.
+    Child(SupervisorMessage),
 }
 
 impl Running {
@@ -216,9 +209,11 @@ impl Running {
         self.record = Some(record);
         self.note_names(&facts);
         self.publish();
+        self.note_key();
         if self.machine.vm.power != Power::Off {
             self.start_link(myself).await?;
         }
+        self.revive_execs().await?;
         let effects = self.machine.resume();
         self.perform(myself, effects).await?;
         for message in std::mem::take(&mut self.deferred) {
@@ -228,8 +223,16 @@ impl Running {
     }
 
     fn note_names(&mut self, facts: &VmFacts) {
-        self.vm_name.clone_from(&facts.name);
         self.vm_path.clone_from(&facts.path);
+        self.follow_name(&facts.name);
+    }
+
+    fn note_key(&self) {
+        let mut key = self
+            .guest_key
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        key.clone_from(&self.machine.vm.public_key);
     }
 
     fn look_up(&mut self, myself: &ActorRef<Message>) {
@@ -258,31 +261,26 @@ impl Running {
             Input::Facts(facts) if self.record.is_none() => self.adopt(myself, *facts).await,
             Input::Facts(facts) => {
                 self.note_names(&facts);
-                if let Some(record) = Record::read(&facts.keys) {
-                    self.record = Some(record);
-                }
                 let view = vm::view(self.id, &facts.power, &facts.keys);
                 self.step(myself, Event::VmChanged(view)).await
             }
             Input::VmGone => self.step(myself, Event::VmGone).await,
             Input::Machine(event) => self.step(myself, event).await,
-            Input::Guest(notice) => self.guest(myself, notice),
+            Input::Guest(notice) => self.guest(myself, notice).await,
             Input::Line(line) => {
-                if let Some(link) = &self.link {
-                    // A link that just died is started again and the guest dials again.
-                    let _ = link.send_message(link::Message::Line(line));
-                }
+                // A link that just died is started again and the guest dials again.
+                self.link.tell(link::Message::Line(line));
                 Ok(())
             }
-            Input::ForgetExec(id) => {
-                self.execs.remove(&id);
-                self.publish();
+            Input::Renamed(renamed) => {
+                self.renamed(*renamed);
                 Ok(())
             }
+            Input::Child(message) => self.children.handle(message).await,
         }
     }
 
-    async fn step(
+    pub(super) async fn step(
         &mut self,
         myself: &ActorRef<Message>,
         event: Event,
@@ -293,13 +291,14 @@ impl Running {
         let old_key = self.machine.vm.public_key.clone();
         let effects = self.machine.step(event, OffsetDateTime::now_utc());
         let key = &self.machine.vm.public_key;
-        if *key != old_key
-            && !key.is_empty()
-            && let Some(link) = &self.link
-        {
-            let _ = link.send_message(link::Message::GuestKey(key.clone()));
+        if *key != old_key && !key.is_empty() {
+            self.link.tell(link::Message::GuestKey(key.clone()));
+            self.note_key();
         }
-        self.perform(myself, effects).await
+        self.perform(myself, effects).await?;
+        let waits = !self.tickets.is_empty();
+        self.watching = waits.then(|| self.context.addresses().watch.busy().request());
+        Ok(())
     }
 
     /// Carries out effects: first what changes the shelf, then what wakes others.
@@ -331,14 +330,13 @@ impl Running {
                     if let Some(timer) = self.deadline.take() {
                         timer.abort();
                     }
+                    self.signals.abort_all();
                     self.end_execs();
-                    if let Some(link) = &self.link {
-                        let _ = link.send_message(link::Message::RunEnded);
-                    }
+                    self.link.tell(link::Message::RunEnded);
                 }
                 Effect::Gone => {
                     self.gone = true;
-                    self.leave();
+                    leave(&self.context, self.id, self.machine.exit_code);
                     myself.stop(None);
                 }
             }
@@ -346,46 +344,12 @@ impl Running {
         Ok(())
     }
 
-    /// Gives everything back that the container had: its addresses, its anonymous volumes, its name.
-    fn leave(&self) {
-        let addresses = self.context.addresses();
-        if let Some(last) = self.context.snapshots().container(&self.id) {
-            for endpoint in &last.endpoints {
-                crate::network::release(&self.context, endpoint.network, endpoint.id);
-                self.context
-                    .snapshots()
-                    .set_endpoint(endpoint.network, self.id, None);
-            }
-            if last.removing_volumes || last.spec.auto_remove {
-                for name in last
-                    .mounts
-                    .iter()
-                    .filter(|m| m.anonymous)
-                    .filter_map(|m| m.volume.clone())
-                {
-                    addresses
-                        .volumes
-                        .tell(crate::volume::Message::RemoveAnonymous(name, self.id));
-                }
-            }
-        }
-        self.context
-            .snapshots()
-            .remove_container(&self.id, self.machine.exit_code);
-        self.context.leave_container(self.id);
-        // What its image has left behind for its sake.
-        let stood_on = self.context.needs().leave(self.id);
-        crate::image::forget_layers(&self.context, stood_on);
-    }
-
     fn work(&mut self, myself: &ActorRef<Message>, work: Work) {
         let (context, vm, me) = (self.context.clone(), self.vm.clone(), myself.clone());
-        if work == Work::PowerOn
-            && let Some(link) = &self.link
-        {
-            let _ = link.send_message(link::Message::NewRun);
+        if work == Work::PowerOn {
+            self.link.tell(link::Message::NewRun);
         }
-        let link = self.link_address.clone();
+        let link = self.link.clone();
         let boot = self.machine.vm.boot_key.clone();
         let volumes: Vec<String> = self
             .record
@@ -411,14 +375,37 @@ impl Running {
         self.tasks.spawn(doing);
     }
 
+    /// Sends a signal by the link. A guest that cannot be reached gets a stop signal by vSphere's ShutdownGuest, which
+    /// means the same.
     fn signal(&mut self, signal: Signal) {
-        let number = signal.0;
-        match &self.link {
-            Some(link) => {
-                let _ = link.send_message(link::Message::Signal(PRIMARY, number));
+        let own = self.spec.as_ref().and_then(|s| s.stop_signal.as_deref());
+        let is_stop = self.machine.phase == Phase::Stopping
+            && own.map_or(Some(Signal(15)), Signal::parse) == Some(signal);
+        let patience = if is_stop {
+            SIGNAL_PATIENCE
+        } else {
+            GUEST_DEADLINE
+        };
+        let (context, vm, link) = (self.context.clone(), self.vm.clone(), self.link.clone());
+        while self.signals.try_join_next().is_some() {}
+        self.signals.spawn(async move {
+            loop {
+                let question = |reply| link::Message::Signal(PRIMARY, signal.0, reply);
+                match link.ask(patience, question).await {
+                    Ok(()) => return,
+                    // The link died with it: the next one takes it.
+                    Err(AskError::Interrupted) => {}
+                    Err(why) => {
+                        tracing::warn!(vm, signal = signal.0, %why, "a signal did not reach the guest");
+                        break;
+                    }
+                }
             }
-            None => tracing::warn!(container = %self.id.short(), number, "no link for a signal"),
-        }
+            if is_stop && let Err(why) = context.vsphere().shut_down_guest(&vm).await {
+                // The deadline of the stop is near.
+                tracing::warn!(vm, %why, "cannot ask the guest to shut down");
+            }
+        });
     }
 
     fn arm(&mut self, myself: &ActorRef<Message>, seconds: u64) {
@@ -433,7 +420,7 @@ impl Running {
         }));
     }
 
-    fn emit(&self, action: &str, extra: Vec<(&'static str, String)>) {
+    pub(super) fn emit(&self, action: &str, extra: Vec<(&'static str, String)>) {
         let mut attributes: BTreeMap<String, String> = self
             .spec
             .as_ref()
@@ -453,30 +440,32 @@ impl Running {
         });
     }
 
-    fn link_path(&self) -> String {
-        format!("vch/containers/{}/link", self.id.short())
-    }
-
-    async fn start_link(&mut self, myself: &ActorRef<Message>) -> Result<(), ActorProcessingErr> {
-        if self.link.is_some() {
-            return Ok(());
-        }
+    /// Starts the link, unless there is one.
+    pub(super) async fn start_link(
+        &mut self,
+        myself: &ActorRef<Message>,
+    ) -> Result<(), ActorProcessingErr> {
         let me = myself.clone();
-        let args = link::Args {
-            identity: self.context.settings().identity.clone(),
-            notify: Arc::new(move |notice| {
-                let _ = me.send_message(Message::Event(Box::new(Input::Guest(notice))));
-            }),
-            guest_key: self.machine.vm.public_key.clone(),
+        let identity = self.context.settings().identity.clone();
+        let key = self.guest_key.clone();
+        let make = move || {
+            let me = me.clone();
+            let args = link::Args {
+                identity: identity.clone(),
+                notify: Arc::new(move |notice| {
+                    let _ = me.send_message(Message::Event(Box::new(Input::Guest(notice))));
+                }),
+                guest_key: key
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .clone(),
+            };
+            (Link, args)
         };
-        let (link, _) = Actor::spawn_linked(None, Link, args, myself.get_cell()).await?;
-        let busy = self.link_address.busy().clone();
-        self.context
-            .tree()
-            .enter(&self.link_path(), "link", link.get_cell(), busy);
-        self.link_address.set(link.clone());
-        self.link = Some(link);
-        Ok(())
+        let link = ChildSpec::new("link", Restart::Permanent, self.link.clone(), make)
+            .kind("link")
+            .at_once();
+        self.children.start(vec![link]).await
     }
 
     /// Publishes the present state.
@@ -518,11 +507,8 @@ impl Running {
             restart_count: 0,
             endpoints: record.endpoint_snapshots(on),
             mounts: record.mount_snapshots(),
-            execs: self
-                .execs
-                .iter()
-                .map(|(id, e)| (*id, Arc::new(e.snapshot.clone())))
-                .collect(),
+            // The shelf has them from their own actors.
+            execs: BTreeMap::new(),
             vm: VmSnapshot {
                 moref: self.vm.clone(),
                 name: self.vm_name.clone(),
@@ -552,9 +538,34 @@ impl Running {
     }
 }
 
+/// Gives everything back that the container had: its addresses, its anonymous volumes, its name.
+pub(crate) fn leave(context: &Context, id: ContainerId, exit_code: i64) {
+    if let Some(last) = context.snapshots().container(&id) {
+        for endpoint in &last.endpoints {
+            crate::network::release(context, endpoint.network, endpoint.id);
+            context.snapshots().set_endpoint(endpoint.network, id, None);
+        }
+        if last.removing_volumes || last.spec.auto_remove {
+            for name in last
+                .mounts
+                .iter()
+                .filter(|m| m.anonymous)
+                .filter_map(|m| m.volume.clone())
+            {
+                crate::volume::release(context, name, id);
+            }
+        }
+    }
+    context.snapshots().remove_container(&id, exit_code);
+    context.leave_container(id);
+    // What its image has left behind for its sake.
+    let stood_on = context.needs().leave(id);
+    crate::image::forget_layers(context, stood_on);
+}
+
 /// Destroys a VM. A destroyed VM takes its disks along, so its volumes are detached first: one more call for those
 /// that have some.
-async fn destroy(
+pub(crate) async fn destroy(
     vsphere: &crate::vsphere::Vsphere,
     vm: &str,
     volumes: &[String],

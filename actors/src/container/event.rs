@@ -114,6 +114,8 @@ pub enum Event {
     VmChanged(VmView),
     /// The VM does not exist any more.
     VmGone,
+    /// The guest, met again, has its processes frozen, or not.
+    Frozen(bool),
     /// A piece of work ended.
     Done(Work, Result<(), Error>),
     /// The time that `stop` gives is over.

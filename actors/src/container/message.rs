@@ -47,10 +47,8 @@ pub enum Message {
     Top(String, Reply<ProcessList>),
     /// Prepares an exec.
     CreateExec(Box<ExecSpec>, Reply<ExecId>),
-    /// Runs an exec. Detached: answers when it was launched, with an attachment whose channels are closed.
-    StartExec(ExecId, StartExec, Reply<Attachment>),
-    /// Sets the size of an exec's terminal; held until its process exists.
-    ResizeExec(ExecId, ConsoleSize, Reply<()>),
+    /// Answers when the container is on the shelf.
+    Ready(Reply<()>),
     /// Internal: what arrived from vSphere, the guest or a task.
     #[doc(hidden)]
     Event(Box<super::actor::Input>),

@@ -2,20 +2,19 @@
 
 use ractor::{ActorProcessingErr, ActorRef};
 use tether_protocol::session::PRIMARY;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::super::event::{Event, Ticket};
+use super::super::exec::Heard;
 use super::super::link::{self, Notice, Subscribe, Subscription};
 use super::super::message::{
-    AttachOptions, LogsOptions, Message, ProcessList, Reply, Signal, StartExec, StopOptions,
+    AttachOptions, LogsOptions, Message, ProcessList, Reply, Signal, StopOptions,
 };
-use super::super::snapshot::{ExecSnapshot, ExecSpec, Phase};
-use super::super::vm;
-use super::{EXEC_KEPT, Exec, GUEST_DEADLINE, Input, Running};
+use super::super::snapshot::Phase;
+use super::{GUEST_DEADLINE, Running};
 use crate::container::logs;
 use crate::error::Error;
-use crate::ids::ExecId;
-use crate::streams::{Attachment, ConsoleSize, Output};
+use crate::streams::{Attachment, Output};
 
 impl Running {
     pub(super) async fn request(
@@ -24,6 +23,11 @@ impl Running {
         message: Message,
     ) -> Result<(), ActorProcessingErr> {
         match message {
+            Message::Ready(reply) => {
+                // The asker may have left.
+                let _ = reply.send(Ok(()));
+                Ok(())
+            }
             Message::Start(reply) => {
                 let ticket = self.ticket(reply);
                 self.step(myself, Event::Start(ticket)).await
@@ -61,7 +65,7 @@ impl Running {
                 self.step(myself, Event::Remove { ticket, options }).await
             }
             Message::Rename(name, reply) => {
-                self.rename(name, reply);
+                self.rename(myself, name, reply);
                 Ok(())
             }
             Message::Attach(options, reply) => {
@@ -70,12 +74,11 @@ impl Running {
                 Ok(())
             }
             Message::Resize(size, reply) => {
-                let answer = match (&self.link, self.is_up()) {
-                    (Some(link), true) => {
-                        let _ = link.send_message(link::Message::Resize(PRIMARY, size));
-                        Ok(())
-                    }
-                    _ => Err(Error::NotRunning(self.id)),
+                let answer = if self.is_up() {
+                    self.link.tell(link::Message::Resize(PRIMARY, size));
+                    Ok(())
+                } else {
+                    Err(Error::NotRunning(self.id))
                 };
                 let _ = reply.send(answer);
                 Ok(())
@@ -89,16 +92,8 @@ impl Running {
                 Ok(())
             }
             Message::CreateExec(spec, reply) => {
-                let answer = self.create_exec(*spec);
+                let answer = self.create_exec(*spec).await?;
                 let _ = reply.send(answer);
-                Ok(())
-            }
-            Message::StartExec(id, options, reply) => {
-                self.start_exec(id, &options, reply);
-                Ok(())
-            }
-            Message::ResizeExec(id, size, reply) => {
-                let _ = reply.send(self.resize_exec(id, size));
                 Ok(())
             }
             // Events never wait for a look-up.
@@ -150,30 +145,6 @@ impl Running {
         .await
     }
 
-    fn rename(&mut self, name: String, reply: Reply<()>) {
-        let Some(record) = &mut self.record else {
-            return;
-        };
-        let old = std::mem::replace(&mut record.name, name.clone());
-        let (context, id, vm_id) = (self.context.clone(), self.id, self.vm.clone());
-        self.publish();
-        self.emit("rename", vec![("oldName", format!("/{old}"))]);
-        self.tasks.spawn(async move {
-            // One reconfigure: the VM's name and docker's.
-            let spec = vmomi::types::VirtualMachineConfigSpec {
-                name: Some(vm::vm_name(&name, id)),
-                extra_config: vm::option_values(vm::Record::name_keys(&name)),
-                ..Default::default()
-            };
-            let _ = reply.send(
-                context
-                    .vsphere()
-                    .label(&vm_id, spec)
-                    .await,
-            );
-        });
-    }
-
     fn attach(&mut self, options: AttachOptions, reply: Reply<Attachment>) {
         if self.machine.phase == Phase::Paused {
             let (what, verb) = ("container", "attach");
@@ -196,7 +167,7 @@ impl Running {
             stderr: options.stderr && !process.tty,
             close_stdin: process.stdin_once,
         };
-        let link = self.link_address.clone();
+        let link = self.link.clone();
         let log = options.logs.then(|| {
             let past = LogsOptions {
                 stdout: options.stdout,
@@ -233,7 +204,7 @@ impl Running {
         logs::Source {
             vsphere: self.context.vsphere().clone(),
             path: snapshot.map(|s| s.vm.log_path.clone()).unwrap_or_default(),
-            link: self.is_up().then(|| self.link_address.clone()),
+            link: self.is_up().then(|| self.link.clone()),
         }
     }
 
@@ -250,7 +221,7 @@ impl Running {
             let _ = reply.send(Err(Error::NotRunning(self.id)));
             return;
         }
-        let link = self.link_address.clone();
+        let link = self.link.clone();
         self.tasks.spawn(async move {
             let rows = link.ask(GUEST_DEADLINE, link::Message::List).await;
             let _ = reply.send(match rows {
@@ -260,262 +231,40 @@ impl Running {
         });
     }
 
-    fn create_exec(&mut self, spec: ExecSpec) -> Result<ExecId, Error> {
-        self.can_exec()?;
-        let id = ExecId::random();
-        let snapshot = ExecSnapshot {
-            id,
-            container: self.id,
-            spec,
-            started: false,
-            running: false,
-            exit_code: None,
-            pid: 0,
-        };
-        let number = rand::random_range(2..u32::MAX);
-        let command = snapshot.spec.process.argv.join(" ");
-        self.execs.insert(
-            id,
-            Exec {
-                number,
-                snapshot,
-                launched: vec![],
-            },
-        );
-        self.publish();
-        self.emit(
-            &format!("exec_create: {command}"),
-            vec![("execID", id.to_string())],
-        );
-        Ok(id)
-    }
-
-    fn can_exec(&self) -> Result<(), Error> {
-        match self.machine.phase {
-            Phase::Running | Phase::Stopping => Ok(()),
-            Phase::Paused => Err(Error::Paused {
-                what: "Container",
-                name: self
-                    .record
-                    .as_ref()
-                    .map(|r| r.name.clone())
-                    .unwrap_or_default(),
-                verb: "exec",
-            }),
-            _ => Err(Error::NotRunning(self.id)),
-        }
-    }
-
-    fn start_exec(&mut self, id: ExecId, options: &StartExec, reply: Reply<Attachment>) {
-        let refusal = match self.execs.get(&id) {
-            None => Some(Error::NoSuchExec(id.to_string())),
-            Some(exec) if exec.snapshot.started => Some(Error::ExecAlreadyRan(id.to_string())),
-            Some(_) => self.can_exec().err(),
-        };
-        let (Some(exec), Some(spec), None) = (self.execs.get_mut(&id), &self.spec, &refusal) else {
-            let _ = reply.send(Err(
-                refusal.unwrap_or_else(|| Error::NoSuchExec(id.to_string()))
-            ));
-            return;
-        };
-        exec.snapshot.started = true;
-        exec.snapshot.running = true;
-        let wanted = exec.snapshot.spec.clone();
-        let number = exec.number;
-        let mut process = wanted.process.clone();
-        // The container's environment first, then the exec's own.
-        process.env = spec
-            .process
-            .env
-            .iter()
-            .chain(&wanted.process.env)
-            .cloned()
-            .collect();
-        if process.user.is_empty() {
-            process.user.clone_from(&spec.process.user);
-        }
-        if process.cwd.is_empty() {
-            process.cwd.clone_from(&spec.process.cwd);
-        }
-        process.console = options.console.or(process.console);
-        process.open_stdin = wanted.attach_stdin && !options.detach;
-        process.stdin_once = process.open_stdin;
-        let mut security = spec.security.clone();
-        security.privileged |= wanted.privileged;
-        let config = vm::session_of(&process, &security);
-        let tty = process.tty;
-        let subscribe = Subscribe {
-            process: number,
-            stdin: process.open_stdin,
-            stdout: wanted.attach_stdout && !options.detach,
-            stderr: wanted.attach_stderr && !options.detach && !tty,
-            close_stdin: true,
-        };
-        let (launched, was_launched) = oneshot::channel();
-        if options.detach {
-            exec.launched.push(launched);
-        }
-        let link = self.link_address.clone();
-        let detach = options.detach;
-        let command = wanted.process.argv.join(" ");
-        self.tasks.spawn(async move {
-            let answer =
-                run_exec(&link, id, subscribe, config, detach.then_some(was_launched)).await;
-            let _ = reply.send(answer.map(|s| Attachment {
-                output: s.output,
-                input: s.input,
-                tty,
-            }));
-        });
-        self.publish();
-        self.emit(
-            &format!("exec_start: {command}"),
-            vec![("execID", id.to_string())],
-        );
-    }
-
-    fn resize_exec(&mut self, id: ExecId, size: ConsoleSize) -> Result<(), Error> {
-        let exec = self
-            .execs
-            .get(&id)
-            .ok_or_else(|| Error::NoSuchExec(id.to_string()))?;
-        if exec.snapshot.started && !exec.snapshot.running {
-            return Err(Error::internal("resize", "the exec has ended"));
-        }
-        if let Some(link) = &self.link {
-            // Frames keep their order: it comes after the exec's start.
-            let _ = link.send_message(link::Message::Resize(exec.number, size));
-        }
-        Ok(())
-    }
-
     /// What the guest said of a process.
-    pub(super) fn guest(
+    pub(super) async fn guest(
         &mut self,
         myself: &ActorRef<Message>,
         notice: Notice,
     ) -> Result<(), ActorProcessingErr> {
         match notice {
-            Notice::Up => Ok(()),
+            Notice::Met { processes, frozen } => {
+                self.met(processes).await?;
+                self.step(myself, Event::Frozen(frozen)).await?;
+            }
             Notice::Started {
                 process: PRIMARY,
                 pid,
-            } => {
-                self.pid = u32::try_from(pid).unwrap_or_default();
-                Ok(())
-            }
+            } => self.pid = u32::try_from(pid).unwrap_or_default(),
+            // Of the container's own process, guestinfo tells.
             Notice::Exited {
                 process: PRIMARY, ..
             }
             | Notice::Failed {
                 process: PRIMARY, ..
-            } => Ok(()),
-            Notice::Started { process, pid } => {
-                if let Some(exec) = self.execs.values_mut().find(|e| e.number == process) {
-                    exec.snapshot.pid = u32::try_from(pid).unwrap_or_default();
-                    for waiting in exec.launched.drain(..) {
-                        let _ = waiting.send(Ok(()));
-                    }
-                    self.publish();
-                }
-                Ok(())
             }
+            | Notice::Lost(PRIMARY) => {}
+            Notice::Started { process, pid } => self.exec_heard(process, Heard::Started(pid)),
             Notice::Failed {
                 process,
                 error,
                 code,
-            } => {
-                let why = Error::Launch {
-                    text: error,
-                    exit_code: code.into(),
-                };
-                self.exec_ended(myself, process, code.into(), Some(why));
-                Ok(())
-            }
-            Notice::Exited { process, code } => {
-                self.exec_ended(myself, process, code.into(), None);
-                Ok(())
-            }
+            } => self.exec_heard(process, Heard::Failed(error, code)),
+            Notice::Exited { process, code } => self.exec_heard(process, Heard::Exited(code)),
+            Notice::Lost(process) => self.exec_heard(process, Heard::Lost),
         }
+        Ok(())
     }
-
-    fn exec_ended(
-        &mut self,
-        myself: &ActorRef<Message>,
-        process: u32,
-        code: i64,
-        failure: Option<Error>,
-    ) {
-        let Some(exec) = self.execs.values_mut().find(|e| e.number == process) else {
-            return;
-        };
-        if exec.snapshot.exit_code.is_some() {
-            return;
-        }
-        exec.snapshot.running = false;
-        exec.snapshot.exit_code = Some(code);
-        let id = exec.snapshot.id;
-        for waiting in exec.launched.drain(..) {
-            let _ = waiting.send(failure.clone().map_or(Ok(()), Err));
-        }
-        if let Some(link) = &self.link {
-            let _ = link.send_message(link::Message::Release(process));
-        }
-        self.publish();
-        self.emit(
-            "exec_die",
-            vec![("execID", id.to_string()), ("exitCode", code.to_string())],
-        );
-        let forget = move || Message::Event(Box::new(Input::ForgetExec(id)));
-        myself.send_after(EXEC_KEPT, forget);
-    }
-
-    /// The VM is off: no exec runs any more.
-    pub(super) fn end_execs(&mut self) {
-        for exec in self.execs.values_mut().filter(|e| e.snapshot.running) {
-            exec.snapshot.running = false;
-            exec.snapshot.exit_code = Some(137);
-            exec.launched.clear();
-        }
-        self.execs.retain(|_, e| e.snapshot.started);
-    }
-}
-
-async fn run_exec(
-    link: &strategy::Address<link::Message>,
-    id: ExecId,
-    subscribe: Subscribe,
-    config: tether_protocol::config::Session,
-    launched: Option<oneshot::Receiver<Result<(), Error>>>,
-) -> Result<Subscription, Error> {
-    let failed = |why: strategy::AskError| Error::failed("exec", &why);
-    let process = subscribe.process;
-    let streams = match &launched {
-        None => link
-            .ask(GUEST_DEADLINE, |r| link::Message::Attach(subscribe, r))
-            .await
-            .map_err(failed)?,
-        Some(_) => Subscription {
-            output: mpsc::channel(1).1,
-            input: None,
-        },
-    };
-    let sent = link.tell(link::Message::Exec {
-        process,
-        id: id.to_string(),
-        config: Box::new(config),
-    });
-    if !sent {
-        return Err(Error::Interrupted("exec"));
-    }
-    if let Some(launched) = launched {
-        match tokio::time::timeout(GUEST_DEADLINE, launched).await {
-            Ok(Ok(result)) => result?,
-            Ok(Err(_)) => return Err(Error::Interrupted("exec")),
-            Err(_) => return Err(Error::Deadline("exec")),
-        }
-    }
-    Ok(streams)
 }
 
 /// The log first, then live output.

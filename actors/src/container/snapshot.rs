@@ -46,7 +46,8 @@ pub struct ContainerSnapshot {
     pub endpoints: Vec<EndpointSnapshot>,
     /// Its mounts, anonymous volumes by their made-up names.
     pub mounts: Vec<MountSnapshot>,
-    /// Its execs: those that run, and those that ended less than five minutes ago.
+    /// Its execs: those that run, and those that ended less than five minutes ago. Each comes from its own actor; the
+    /// shelf puts them here.
     pub execs: BTreeMap<ExecId, Arc<ExecSnapshot>>,
     /// Its VM, as vSphere knows it.
     pub vm: VmSnapshot,
@@ -169,7 +170,8 @@ pub struct ExecSnapshot {
 }
 
 /// What an exec was created from.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct ExecSpec {
     /// The process. Empty user and working directory mean the container's; `env` is added to the container's.
     pub process: ProcessSpec,

@@ -208,6 +208,7 @@ impl State {
             Event::Remove { ticket, options } => self.remove(ticket, options, &mut out),
             Event::VmChanged(vm) => self.vm_changed(vm, now, &mut out),
             Event::VmGone => self.gone(&mut out),
+            Event::Frozen(frozen) => self.found_frozen(frozen),
             Event::Done(work, result) => self.done(work, result, now, &mut out),
             Event::StopDeadline => self.deadline(&mut out),
         }
@@ -326,6 +327,18 @@ impl State {
         } else {
             Work::Freeze(pause)
         }));
+    }
+
+    /// Nothing happened: this is how it was while nobody looked.
+    fn found_frozen(&mut self, frozen: bool) {
+        if self.vm.power != Power::On || !self.pauses.is_empty() {
+            return;
+        }
+        match (frozen, self.phase) {
+            (true, Phase::Running) => self.phase = Phase::Paused,
+            (false, Phase::Paused) => self.phase = Phase::Running,
+            _ => {}
+        }
     }
 
     fn remove(&mut self, ticket: Ticket, options: RemoveOptions, out: &mut Vec<Effect>) {

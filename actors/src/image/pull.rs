@@ -432,7 +432,10 @@ async fn store(
 }
 
 /// The actor of a layer, started if it is not there.
-pub(super) async fn layer_actor(context: &Context, chain: &str) -> Result<Address<layer::Message>, Error> {
+pub(super) async fn layer_actor(
+    context: &Context,
+    chain: &str,
+) -> Result<Address<layer::Message>, Error> {
     let (address, new) = context.layer(chain);
     if new {
         let args = layer::Args {

@@ -94,7 +94,7 @@ pub enum Message {
     Exec {
         /// Its number on this link, from 2 on.
         process: Process,
-        /// Its id.
+        /// What the host calls it; nothing to the guest, which gives it back in its inventory.
         id: String,
         /// What to run.
         spec: ProcessSpec,
@@ -185,7 +185,7 @@ pub enum Message {
 pub struct Known {
     /// Its number.
     pub process: Process,
-    /// Its id.
+    /// What the host called it.
     pub id: String,
     /// Its process id while it runs.
     pub pid: Option<i32>,
