@@ -81,6 +81,8 @@ pub(crate) enum Message {
     Unregister(RpcReplyPort<Outcome<()>>),
     /// Asks the guest for something (`OS_Halt`, `OS_Reboot`, `OS_Suspend`).
     Ask(&'static str, RpcReplyPort<Outcome<()>>),
+    /// Looks again how much room its files take.
+    RefreshStorage(RpcReplyPort<()>),
     /// Moves the VM to another folder or pool.
     Move(Place, Task),
     /// What the guest of a power-on did; that of an earlier one is of no interest any more.
@@ -185,6 +187,13 @@ impl Actor for Vm {
             }
             Message::Ask(command, reply) => {
                 let _ = reply.send(state.ask(command));
+            }
+            Message::RefreshStorage(reply) => {
+                let world = state.world.clone();
+                world
+                    .inventory
+                    .commit(|t| state.record.publish_storage(&world, t));
+                let _ = reply.send(());
             }
             Message::Move(place, task) => state.relocate(place, task),
             Message::Guest(generation, events) => {

@@ -106,7 +106,11 @@ fn every_figure() -> Result<()> {
 fn timeline() -> Result<()> {
     let line = Timeline::of_one_run()?;
     let sum: std::time::Duration = line.steps.iter().map(|s| s.length).sum();
-    ensure!(line.steps.len() == 9 && sum == line.total, "{}", line.show());
+    ensure!(
+        line.steps.len() == 9 && sum == line.total,
+        "{}",
+        line.show()
+    );
     for (method, count) in &line.calls {
         let most = match method.as_str() {
             "CreateVM_Task" | "PowerOnVM_Task" | "Destroy_Task" => 1,

@@ -10,7 +10,18 @@ use http::StatusCode;
 pub struct ApiError {
     status: StatusCode,
     message: Cow<'static, str>,
-    plain_text: bool,
+    form: Form,
+}
+
+/// How a failure's text is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A JSON document.
+    Json,
+    /// Plain text, for versions that are too old.
+    PlainText,
+    /// A line on the raw stream that the client wanted to have: what moby does where it has taken the connection.
+    RawStream,
 }
 
 /// The table: how each kind of domain error ends at a Docker client.
@@ -32,7 +43,7 @@ impl ApiError {
         Self {
             status,
             message: message.into(),
-            plain_text: false,
+            form: Form::Json,
         }
     }
 
@@ -66,9 +77,9 @@ impl ApiError {
         Self::not_found("page not found")
     }
 
-    /// The same failure, answered as plain text.
-    pub fn in_plain_text(mut self) -> Self {
-        self.plain_text = true;
+    /// The same failure, answered in another form.
+    pub fn in_form(mut self, form: Form) -> Self {
+        self.form = form;
         self
     }
 
@@ -82,9 +93,9 @@ impl ApiError {
         &self.message
     }
 
-    /// Whether the answer is plain text instead of JSON.
-    pub fn is_plain_text(&self) -> bool {
-        self.plain_text
+    /// How the text is written.
+    pub fn form(&self) -> Form {
+        self.form
     }
 }
 

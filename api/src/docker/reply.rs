@@ -9,7 +9,9 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use serde::Serialize;
 
-use super::error::ApiError;
+use super::connection::BareHead;
+use super::error::{ApiError, Form};
+use super::hijack::RAW;
 
 /// A byte stream whose head is flushed at once.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
@@ -107,18 +109,23 @@ pub fn failure(error: &ApiError) -> Reply {
     if error.status() == StatusCode::NOT_MODIFIED {
         return empty(StatusCode::NOT_MODIFIED);
     }
-    if error.is_plain_text() {
-        let text = format!("{}\n", error.message());
-        return with_type(
-            error.status(),
+    let (kind, text) = match error.form() {
+        Form::Json => {
+            let body = serde_json::json!({ "message": error.message() });
+            ("application/json", format!("{body}\n"))
+        }
+        Form::PlainText => (
             "text/plain; charset=utf-8",
-            Bytes::from(text),
-        );
+            format!("{}\n", error.message()),
+        ),
+        Form::RawStream => (RAW, format!("{}\r\n", error.message())),
+    };
+    let mut reply = with_type(error.status(), kind, Bytes::from(text));
+    if error.form() == Form::RawStream {
+        // There was to be no further request on this connection.
+        let close = HeaderValue::from_static("close");
+        reply.headers_mut().insert(header::CONNECTION, close);
+        reply.extensions_mut().insert(BareHead);
     }
-    let body = serde_json::json!({ "message": error.message() });
-    with_type(
-        error.status(),
-        "application/json",
-        Bytes::from(format!("{body}\n")),
-    )
+    reply
 }

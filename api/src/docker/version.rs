@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::error::ApiError;
+use super::error::{ApiError, Form};
 
 /// A version of the Engine API, `major.minor`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,7 +80,7 @@ pub fn negotiate(asked: Option<&str>) -> Result<ApiVersion, ApiError> {
             "client version {text} is too old. Minimum supported API version is {OLDEST}, \
              please upgrade your client to a newer version"
         ))
-        .in_plain_text());
+        .in_form(Form::PlainText));
     }
     Ok(ApiVersion {
         major: major as u32,
@@ -125,7 +125,7 @@ mod tests {
             "client version 1.10 is too old. Minimum supported API version is 1.24, \
              please upgrade your client to a newer version"
         );
-        assert!(old.is_plain_text() && !new.is_plain_text());
+        assert!(old.form() == Form::PlainText && new.form() == Form::Json);
     }
 
     proptest! {

@@ -78,6 +78,7 @@ pub async fn create(call: Call) -> Result<Reply, ApiError> {
         driver: asked.driver,
         labels: asked.labels,
         options: asked.driver_opts,
+        anonymous: false,
     };
     let volume = call
         .engine()

@@ -24,7 +24,11 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
         "ShutdownGuest" => guest(call, "OS_Halt").await,
         "RebootGuest" => guest(call, "OS_Reboot").await,
         "StandbyGuest" => guest(call, "OS_Suspend").await,
-        "RefreshStorageInfo" | "ResetGuestInformation" => ok(()),
+        "RefreshStorageInfo" => {
+            ask(call, Message::RefreshStorage).await?;
+            ok(())
+        }
+        "ResetGuestInformation" => ok(()),
         _ => Err(Fault::not_supported()),
     }
 }

@@ -273,15 +273,27 @@ impl Record {
         let id = &self.moref.value;
         t.set(id, "name", self.name());
         self.publish_config(t);
-        let (layout, storage, summary) = self.storage(world);
         t.set(id, "layout", self.layout());
-        t.set(id, "layoutEx", layout);
-        t.set(id, "storage", storage);
+        let summary = self.publish_files(world, t);
         t.set(id, "resourceConfig", self.resources());
         relink(t, id, "datastore", &self.datastores(world));
         let networks = self.networks(t);
         relink(t, id, "network", &networks);
         self.publish_state(t, Some(summary));
+    }
+
+    /// Shows how much room the files take now.
+    pub(crate) fn publish_storage(&self, world: &World, t: &mut Transaction) {
+        let summary = self.publish_files(world, t);
+        self.publish_state(t, Some(summary));
+    }
+
+    fn publish_files(&self, world: &World, t: &mut Transaction) -> VirtualMachineStorageSummary {
+        let id = &self.moref.value;
+        let (layout, storage, summary) = self.storage(world);
+        t.set(id, "layoutEx", layout);
+        t.set(id, "storage", storage);
+        summary
     }
 
     /// Shows `config` as it is now.

@@ -3,13 +3,19 @@
 use actors::container::{AttachOptions, Phase};
 
 use crate::docker::detach::Keys;
-use crate::docker::error::{self, ApiError};
+use crate::docker::error::{self, ApiError, Form};
 use crate::docker::hijack::{self, Session};
 use crate::docker::reply::Reply;
 use crate::docker::request::Call;
 
 /// `POST /containers/{}/attach`.
 pub async fn attach(call: Call) -> Result<Reply, ApiError> {
+    take_over(call)
+        .await
+        .map_err(|why| why.in_form(Form::RawStream))
+}
+
+async fn take_over(call: Call) -> Result<Reply, ApiError> {
     let keys = Keys::parse(call.query.get("detachKeys"))?;
     let container = call.engine().find(call.name()).map_err(error::answer)?;
     if container.phase == Phase::Paused {

@@ -4,7 +4,7 @@ use actors::container::{ContainerSnapshot, EndpointSnapshot};
 use serde_json::{Map, Value, json};
 
 use super::fields;
-use super::list::network_mode;
+use super::list::{network_mode, written};
 use crate::docker::error::{self, ApiError};
 use crate::docker::reply::Reply;
 use crate::docker::request::Call;
@@ -17,8 +17,11 @@ pub async fn inspect(call: Call) -> Result<Reply, ApiError> {
     let mut document = document(&container);
     if call.query.flag("size") {
         let images = call.engine().snapshots().images();
-        document["SizeRw"] = json!(0);
-        document["SizeRootFs"] = json!(images.get(&container.spec.image).map_or(0, |i| i.size));
+        let written = written(&call, std::iter::once(container.id)).await?;
+        let written = written.get(&container.id).copied().unwrap_or(0);
+        let image = images.get(&container.spec.image).map_or(0, |i| i.size);
+        document["SizeRw"] = json!(written);
+        document["SizeRootFs"] = json!(image + written);
     }
     versions::answer(call.version, Place::ContainerInspect, &document)
 }

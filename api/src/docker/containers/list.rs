@@ -1,9 +1,10 @@
-//! `GET /containers/json`: answered from snapshots, without any message.
+//! `GET /containers/json`: answered from snapshots, without any message and, unless sizes are asked for, any call.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use actors::ContainerId;
 use actors::container::{ContainerSnapshot, MountSpec};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -12,7 +13,7 @@ use time::OffsetDateTime;
 use super::inspect::{endpoint, mounts};
 use super::matching::Selection;
 use super::status;
-use crate::docker::error::ApiError;
+use crate::docker::error::{self, ApiError};
 use crate::docker::reply::Reply;
 use crate::docker::request::Call;
 use crate::docker::versions::{self, Place};
@@ -74,6 +75,10 @@ pub async fn list(call: Call) -> Result<Reply, ApiError> {
     let now = OffsetDateTime::now_utc();
     let size = call.query.flag("size");
     let chosen: Vec<&Arc<ContainerSnapshot>> = selection.choose(&containers).collect();
+    let written = match size {
+        true => written(&call, chosen.iter().map(|c| c.id)).await?,
+        false => BTreeMap::new(),
+    };
     let items: Vec<Item<'_>> = chosen
         .into_iter()
         .map(|container| Item {
@@ -84,8 +89,11 @@ pub async fn list(call: Call) -> Result<Reply, ApiError> {
             command: status::command(&container.spec.process.argv),
             created: container.created.unix_timestamp(),
             ports: ports(container),
-            size_rw: size.then_some(0),
-            size_root_fs: size.then(|| images.get(&container.spec.image).map_or(0, |i| i.size)),
+            size_rw: size.then(|| written.get(&container.id).copied().unwrap_or(0)),
+            size_root_fs: size.then(|| {
+                let image = images.get(&container.spec.image).map_or(0, |i| i.size);
+                image + written.get(&container.id).copied().unwrap_or(0)
+            }),
             labels: &container.spec.labels,
             state: container.status_word(),
             status: status::status(container, now),
@@ -108,6 +116,16 @@ pub async fn list(call: Call) -> Result<Reply, ApiError> {
         })
         .collect();
     versions::answer_list(call.version, Place::ContainerItem, &items)
+}
+
+/// What these containers have written, which only vSphere knows: the one thing of a list that costs calls.
+pub(super) async fn written(
+    call: &Call,
+    containers: impl Iterator<Item = ContainerId>,
+) -> Result<BTreeMap<ContainerId, u64>, ApiError> {
+    let containers: Vec<ContainerId> = containers.collect();
+    let found = call.engine().written(&containers).await;
+    found.map_err(error::answer)
 }
 
 /// `bridge`, `none`, …, as inspect shows it.

@@ -531,6 +531,13 @@ impl Engine {
         Ok(())
     }
 
+    pub async fn written(
+        &self,
+        containers: &[ContainerId],
+    ) -> Result<BTreeMap<ContainerId, u64>, Error> {
+        Ok(containers.iter().map(|id| (*id, 4096)).collect())
+    }
+
     pub async fn wait(
         &self,
         id: ContainerId,
