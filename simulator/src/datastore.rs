@@ -1,9 +1,14 @@
-//! Datastores: names, `[ds] dir/file` paths, and the directories behind them.
+//! Datastores: names, `[ds] dir/file` paths, and the directories behind them; [`keeper`] is the actor
+//! of each, through which files are changed.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+mod keeper;
+
+pub(crate) use keeper::{Stores, child, submit};
 
 /// A path as the API writes it: `[datastore] dir/file`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,13 +100,23 @@ pub(crate) struct Datastore {
 }
 
 impl Datastore {
-    /// The real place of a cleaned path.
-    pub(crate) fn real(&self, path: &str) -> PathBuf {
-        if path.is_empty() {
+    /// The real place of a cleaned path; `None` when a link on the way leads out of the datastore.
+    pub(crate) fn real(&self, path: &str) -> Option<PathBuf> {
+        let place = if path.is_empty() {
             self.root.clone()
         } else {
             self.root.join(path)
-        }
+        };
+        let mut at = place.as_path();
+        let there = loop {
+            match at.canonicalize() {
+                Ok(there) => break there,
+                // It leads nowhere now, and anywhere as soon as somebody writes to it.
+                Err(_) if at.is_symlink() => return None,
+                Err(_) => at = at.parent()?,
+            }
+        };
+        there.starts_with(&self.root).then_some(place)
     }
 
     /// Capacity and free space of the file system, in bytes.
@@ -126,8 +141,11 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Copies a file or a whole directory.
+/// Copies a file or a whole directory, without the links in it.
 pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    if from.is_symlink() {
+        return Ok(());
+    }
     if !from.symlink_metadata()?.is_dir() {
         return std::fs::copy(from, to).map(drop);
     }

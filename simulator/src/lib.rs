@@ -4,9 +4,9 @@
 //! Simulator
 //! ├─ http         HTTPS: SOAP (soap/*), datastore files (http/folder), debug
 //! ├─ inventory    immutable snapshots of every managed object; whoever waits is woken by a commit
-//! ├─ pc           property collectors over the snapshots
-//! ├─ vms          supervisor: one actor per VM, the single writer of everything about it
-//! │   └─ vm(moid) ── engine: what makes a powered-on VM run (namespace, inert)
+//! ├─ supervision  the tree of actors: sessions with their property collectors (pc), tasks, hosts,
+//! │               datastores, networks, and VMs, each the single writer of everything about it
+//! ├─ engine       what makes a powered-on VM run (namespace, inert)
 //! └─ network      the guests' network: port groups, DHCP, DNS, the way out, forwards
 //! ```
 //! A method of the API stands in `soap/`, in the module called after the type that has it.
@@ -35,15 +35,18 @@ mod event;
 mod fault;
 mod faults;
 mod forward;
+mod host;
 mod http;
 mod inventory;
 mod model;
 mod names;
 mod pc;
+mod portgroup;
 mod session;
 mod simulator;
 mod soap;
 mod state;
+mod supervision;
 mod task;
 mod tls;
 mod vm;

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicI32;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use ractor::{Actor, ActorRef};
-use strategy::{Address, Policy, Supervisor, SupervisorArgs, SupervisorMessage, Tree};
+use ractor::ActorRef;
+use strategy::{SupervisorMessage, Tree};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use vmomi::ManagedObjectReference as Moref;
 
 use crate::config::{Config, GuestChoice, Model};
-use crate::datastore::Datastore;
+use crate::datastore::{Datastore, Stores};
 use crate::diskview::DiskView;
 use crate::engine::inert::{InertEngine, InertGuest};
 use crate::engine::namespace::{self, NamespaceEngine};
@@ -24,12 +24,12 @@ use crate::faults::{FaultRule, Faults};
 use crate::inventory::Inventory;
 use crate::model::{self, Builder};
 use crate::network::{self, Network};
-use crate::soap;
 use crate::state::{Index, StateDir, StateError};
 use crate::tls::Identity;
 use crate::vm::{Message, create};
 use crate::vmdk;
 use crate::world::World;
+use crate::{host, soap, supervision};
 
 /// How long the guests may take to be gone when the simulator ends.
 const GOODBYE: Duration = Duration::from_secs(20);
@@ -73,7 +73,7 @@ pub enum StartError {
     /// A forward cannot be opened.
     #[error("cannot forward a port: {0}")]
     Forward(String),
-    /// The supervisor of the VMs does not start.
+    /// The tree of actors does not start.
     #[error("cannot start the supervisor: {0}")]
     Supervisor(String),
 }
@@ -166,6 +166,7 @@ impl Simulator {
             address: config.listen,
             source,
         })?;
+        let stores = Stores::new(datastores.keys());
         let world = Arc::new(World {
             state: state.path().to_owned(),
             inventory: Inventory::default(),
@@ -180,7 +181,10 @@ impl Simulator {
             ids: model::ids(matches!(config.model, Model::Vc(_))),
             index: Mutex::new(index),
             vms: RwLock::default(),
-            supervisor: OnceLock::new(),
+            actors: Default::default(),
+            hosts: RwLock::default(),
+            networks: RwLock::default(),
+            stores,
             management,
             network,
             forwards: Mutex::default(),
@@ -188,7 +192,9 @@ impl Simulator {
             config,
         });
         build(&world, &identity);
-        let supervisor = supervise(&world).await?;
+        let supervisor = supervision::start(&world)
+            .await
+            .map_err(|e| StartError::Supervisor(e.to_string()))?;
         create::restore(&world).await;
         let acceptor = TlsAcceptor::from(identity.server.clone());
         let mut servers = vec![tokio::spawn(crate::http::serve(
@@ -313,18 +319,10 @@ impl Simulator {
         calls
     }
 
-    /// Kills the actor of a VM, for tests of its supervision; says whether there is one.
+    /// The live tree of actors, for tests of their supervision.
     #[must_use]
-    pub fn kill_vm_actor(&self, moid: &str) -> bool {
-        let vms = self
-            .world
-            .vms
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        vms.get(moid)
-            .and_then(|vm| vm.address.get())
-            .map(|actor| actor.kill())
-            .is_some()
+    pub fn tree(&self) -> &Tree {
+        &self.world.actors.tree
     }
 
     /// Powers every guest off, writes everything down, and leaves nothing behind.
@@ -490,7 +488,7 @@ fn build(world: &Arc<World>, identity: &Identity) {
     });
     for host in &hosts {
         for (moid, name, switch, vlan) in &index.portgroups {
-            if let Err(fault) = soap::place_portgroup(world, host, moid, name, switch, *vlan) {
+            if let Err(fault) = host::place_portgroup(world, host, moid, name, switch, *vlan) {
                 tracing::warn!(
                     name,
                     why = fault.message,
@@ -502,16 +500,4 @@ fn build(world: &Arc<World>, identity: &Identity) {
             model::refresh_host_network(t, host, &index.switches, &world.management);
         });
     }
-}
-
-async fn supervise(world: &Arc<World>) -> Result<ActorRef<SupervisorMessage>, StartError> {
-    let args = SupervisorArgs::fixed("vms", Policy::default(), &Tree::default(), Vec::new());
-    let (actor, _) = Actor::spawn(None, Supervisor, args)
-        .await
-        .map_err(|e| StartError::Supervisor(e.to_string()))?;
-    let address = Address::default();
-    address.set(actor.clone());
-    // Set once: this is the only place, and the world is new.
-    let _ = world.supervisor.set(address);
-    Ok(actor)
 }

@@ -65,7 +65,6 @@ pub(crate) enum Answer {
 }
 
 pub(crate) use folder::add_folder;
-pub(crate) use host::place_portgroup;
 pub(crate) use pool::add_pool;
 
 /// The result of a method.
@@ -277,7 +276,7 @@ fn object_type(call: &Call<'_>) -> Outcome<String> {
     if session.collector(id).is_some() {
         return Ok("PropertyCollector".into());
     }
-    if session.collectors().iter().any(|c| c.filter(id).is_some()) {
+    if session.collectors().iter().any(|c| c.has_filter(id)) {
         return Ok("PropertyFilter".into());
     }
     Err(Fault::not_found(call.this))
@@ -287,7 +286,7 @@ fn object_type(call: &Call<'_>) -> Outcome<String> {
 async fn dispatch(call: &Call<'_>, owner: &str) -> Reply {
     match owner {
         "ServiceInstance" => service::call(call),
-        "SessionManager" => sessions::call(call),
+        "SessionManager" => sessions::call(call).await,
         "PropertyCollector" | "PropertyFilter" => collector::call(call).await,
         "ViewManager" | "View" | "ContainerView" | "ListView" => view::call(call),
         "SearchIndex" => search::call(call),
@@ -296,7 +295,7 @@ async fn dispatch(call: &Call<'_>, owner: &str) -> Reply {
         | "EventHistoryCollector"
         | "TaskManager"
         | "Task"
-        | "TaskHistoryCollector" => events::call(call),
+        | "TaskHistoryCollector" => events::call(call).await,
         "ManagedEntity" => entity::call(call).await,
         "Folder" | "Datacenter" => folder::call(call).await,
         "ResourcePool" | "ComputeResource" | "ClusterComputeResource" => pool::call(call).await,
@@ -305,9 +304,9 @@ async fn dispatch(call: &Call<'_>, owner: &str) -> Reply {
         | "VirtualDiskManager"
         | "HostDatastoreBrowser"
         | "DatastoreNamespaceManager"
-        | "Datastore" => files::call(call),
+        | "Datastore" => files::call(call).await,
         "HostSystem" | "HostNetworkSystem" | "HostFirewallSystem" | "HostStorageSystem"
-        | "HostServiceSystem" | "HostDateTimeSystem" => host::call(call),
+        | "HostServiceSystem" | "HostDateTimeSystem" => host::call(call).await,
         "OptionManager"
         | "LicenseManager"
         | "LicenseAssignmentManager"

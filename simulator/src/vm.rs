@@ -19,7 +19,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use strategy::{Address, ChildSpec, Restart, SupervisorMessage};
@@ -28,7 +27,8 @@ use vmomi::types::VirtualMachineConfigSpec;
 
 use crate::datastore::DatastorePath;
 use crate::engine::{Guest, GuestEvent, GuestInfo};
-use crate::fault::{Fault, Outcome};
+use crate::fault::Outcome;
+use crate::supervision::{self, SHUTDOWN};
 use crate::task::Task;
 use crate::world::World;
 
@@ -43,9 +43,6 @@ mod remove;
 
 pub(crate) use file::disk_fault;
 pub(crate) use record::{Home, Record};
-
-/// How long the actor of a VM may take to stop: long enough to kill a guest.
-const SHUTDOWN: Duration = Duration::from_secs(10);
 
 /// A VM as others know it.
 #[derive(Debug)]
@@ -85,6 +82,8 @@ pub(crate) enum Message {
     RefreshStorage(RpcReplyPort<()>),
     /// Moves the VM to another folder or pool.
     Move(Place, Task),
+    /// Goes to another pool, since its own is taken away.
+    Adopt(Moref, RpcReplyPort<()>),
     /// What the guest of a power-on did; that of an earlier one is of no interest any more.
     Guest(u64, Vec<GuestEvent>),
     /// Cuts the power because the simulator ends; answers when the guest is gone.
@@ -196,6 +195,10 @@ impl Actor for Vm {
                 let _ = reply.send(());
             }
             Message::Move(place, task) => state.relocate(place, task),
+            Message::Adopt(pool, reply) => {
+                state.adopt(pool);
+                let _ = reply.send(());
+            }
             Message::Guest(generation, events) => {
                 if generation == state.generation {
                     state.guest_events(&myself, events).await;
@@ -228,20 +231,17 @@ impl State {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&id);
-        if let Some(supervisor) = self.world.supervisor.get().cloned() {
-            let fallback = myself.clone();
-            // The supervisor stops this actor, which cannot wait for that in its own handler.
-            tokio::spawn(async move {
-                let asked = supervisor
-                    .ask(SHUTDOWN, |reply| SupervisorMessage::RemoveChild(id, reply))
-                    .await;
-                if asked.is_err() {
-                    fallback.stop(None);
-                }
-            });
-        } else {
-            myself.stop(None);
-        }
+        let supervisor = self.world.actors.vms.clone();
+        let fallback = myself.clone();
+        // The supervisor stops this actor, which cannot wait for that in its own handler.
+        tokio::spawn(async move {
+            let asked = supervisor
+                .ask(SHUTDOWN, |reply| SupervisorMessage::RemoveChild(id, reply))
+                .await;
+            if asked.is_err() {
+                fallback.stop(None);
+            }
+        });
     }
 }
 
@@ -258,27 +258,26 @@ pub(crate) async fn spawn(world: &Arc<World>, record: Record) -> Outcome<Arc<Ent
         }),
         seed: Mutex::new(Some(record)),
     });
-    let id = entry.moref.value.clone();
     world
         .vms
         .write()
         .unwrap_or_else(PoisonError::into_inner)
-        .insert(id.clone(), entry.clone());
-    let (shared, known) = (world.clone(), entry.clone());
-    let spec = ChildSpec::new(id, Restart::Permanent, entry.address.clone(), move || {
-        (Vm, (shared.clone(), known.clone()))
-    })
-    .shutdown(SHUTDOWN);
-    let supervisor = world
-        .supervisor
-        .get()
-        .ok_or_else(|| Fault::system("the simulator is starting"))?;
-    supervisor
-        .ask(SHUTDOWN, |reply| SupervisorMessage::AddChild(spec, reply))
-        .await
-        .map_err(|e| Fault::system(e.to_string()))?
-        .map_err(Fault::system)?;
+        .insert(entry.moref.value.clone(), entry.clone());
+    supervision::add(&world.actors.vms, child(world, &entry)).await?;
     Ok(entry)
+}
+
+/// Describes the actor of a VM.
+pub(crate) fn child(world: &Arc<World>, entry: &Arc<Entry>) -> ChildSpec {
+    let (shared, known) = (world.clone(), entry.clone());
+    ChildSpec::new(
+        entry.moref.value.clone(),
+        Restart::Permanent,
+        entry.address.clone(),
+        move || (Vm, (shared.clone(), known.clone())),
+    )
+    .kind("vm")
+    .shutdown(SHUTDOWN)
 }
 
 /// All VMs by moid.

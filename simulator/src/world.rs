@@ -1,17 +1,17 @@
 //! Everything that the parts of one simulator share. Nothing here is global to the process: two
 //! simulators in one process know nothing of each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use strategy::{Address, SupervisorMessage};
+use strategy::Address;
 use vmomi::ManagedObjectReference as Moref;
 
 use crate::config::{Config, Model};
-use crate::datastore::{Datastore, DatastorePath};
+use crate::datastore::{Datastore, DatastorePath, Stores};
 use crate::engine::GuestEngine;
 use crate::event::Events;
 use crate::fault::{Fault, Outcome};
@@ -21,8 +21,9 @@ use crate::names::Names;
 use crate::network::Network;
 use crate::session::Sessions;
 use crate::state::{self, Index};
+use crate::supervision::Actors;
 use crate::task::Tasks;
-use crate::vm;
+use crate::{host, portgroup, vm};
 
 /// The moids of the objects that there is one of.
 #[derive(Clone, Debug, Default)]
@@ -68,8 +69,14 @@ pub(crate) struct World {
     pub(crate) ids: Ids,
     pub(crate) index: Mutex<Index>,
     pub(crate) vms: RwLock<vm::Registry>,
-    /// The supervisor of the VMs.
-    pub(crate) supervisor: OnceLock<Address<SupervisorMessage>>,
+    /// The tree of actors.
+    pub(crate) actors: Actors,
+    /// The actors of the hosts, by moid.
+    pub(crate) hosts: RwLock<HashMap<String, Address<host::Message>>>,
+    /// The actors of the networks, by moid.
+    pub(crate) networks: RwLock<HashMap<String, Address<portgroup::Message>>>,
+    /// The actors of the datastores.
+    pub(crate) stores: Stores,
     /// The address that this vSphere reports for itself.
     pub(crate) management: String,
     /// The network of the guests, when they have one.
@@ -131,13 +138,24 @@ impl World {
             .ok_or_else(|| Fault::not_found(moref))
     }
 
+    /// Finds the actor of a host.
+    pub(crate) fn host(&self, moref: &Moref) -> Outcome<Address<host::Message>> {
+        let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
+        hosts
+            .get(&moref.value)
+            .cloned()
+            .ok_or_else(|| Fault::not_found(moref))
+    }
+
     /// Finds the real place of a datastore path.
     pub(crate) fn locate(&self, path: &DatastorePath) -> Outcome<PathBuf> {
         let store = self
             .datastores
             .get(&path.datastore)
             .ok_or_else(|| Fault::datastore(&path.datastore))?;
-        Ok(store.real(&path.path))
+        store
+            .real(&path.path)
+            .ok_or_else(|| Fault::datastore_path(&path.to_string()))
     }
 
     /// Reads a datastore path as a client writes it.

@@ -6,152 +6,30 @@ use std::time::Duration;
 
 use simulator::{Config, Simulator};
 use vmomi::types::*;
-use vmomi::{Any, Client, ManagedObjectReference as Moref, Poly};
+use vmomi::{Any, Client};
 
-struct Bench {
-    simulator: Simulator,
-    client: Client,
-    _dir: tempfile::TempDir,
-}
+#[path = "vsphere/bench.rs"]
+mod bench;
+#[path = "vsphere/collector.rs"]
+mod collector;
+#[path = "vsphere/files.rs"]
+mod files;
+#[path = "vsphere/http.rs"]
+mod http;
+#[path = "vsphere/pools.rs"]
+mod pools;
+#[path = "vsphere/sessions.rs"]
+mod sessions;
+#[path = "vsphere/tasks.rs"]
+mod tasks;
+#[path = "vsphere/validation.rs"]
+mod validation;
+#[path = "vsphere/views.rs"]
+mod views;
+#[path = "vsphere/walk.rs"]
+mod walk;
 
-fn client_config(simulator: &Simulator, user: &str) -> vmomi::Config {
-    vmomi::Config::new(&simulator.url())
-        .expect("a URL")
-        .with_password(user, "password")
-        .with_trust(vmomi::tls::Trust::Authorities(
-            simulator.certificate().to_owned(),
-        ))
-}
-
-async fn bench() -> Bench {
-    let dir = tempfile::tempdir().expect("temp dir");
-    let simulator = Simulator::start(Config::esx(dir.path()))
-        .await
-        .expect("starts");
-    let client = Client::connect(client_config(&simulator, "root"))
-        .await
-        .expect("logs in");
-    Bench {
-        simulator,
-        client,
-        _dir: dir,
-    }
-}
-
-fn pool() -> Moref {
-    Moref::new("ResourcePool", "ha-root-pool")
-}
-
-fn folder() -> Moref {
-    Moref::new("Folder", "ha-folder-vm")
-}
-
-fn add(device: impl Into<Poly<VirtualDevice>>, create: bool) -> Poly<VirtualDeviceConfigSpec> {
-    VirtualDeviceConfigSpec {
-        operation: Some(VirtualDeviceConfigSpecOperation::Add),
-        file_operation: create.then_some(VirtualDeviceConfigSpecFileOperation::Create),
-        device: device.into(),
-        ..Default::default()
-    }
-    .into()
-}
-
-fn disk(key: i32, unit: Option<i32>, file: &str, kb: i64, parent: Option<&str>) -> VirtualDisk {
-    let parent = parent.map(|p| {
-        VirtualDiskFlatVer2BackingInfo {
-            file_name: p.into(),
-            ..Default::default()
-        }
-        .into()
-    });
-    let backing = VirtualDiskFlatVer2BackingInfo {
-        file_name: file.into(),
-        disk_mode: "persistent".into(),
-        parent,
-        ..Default::default()
-    };
-    VirtualDisk {
-        key,
-        controller_key: Some(-1),
-        unit_number: unit,
-        capacity_in_kb: kb,
-        backing: Some(backing.into()),
-        ..Default::default()
-    }
-}
-
-fn spec(name: &str, devices: Vec<Poly<VirtualDeviceConfigSpec>>) -> VirtualMachineConfigSpec {
-    let mut device_change = vec![add(
-        ParaVirtualSCSIController {
-            key: -1,
-            ..Default::default()
-        },
-        false,
-    )];
-    device_change.extend(devices);
-    VirtualMachineConfigSpec {
-        name: Some(name.into()),
-        num_cpus: Some(1),
-        memory_mb: Some(64),
-        files: Some(VirtualMachineFileInfo {
-            vm_path_name: Some("[datastore1]".into()),
-            ..Default::default()
-        }),
-        device_change,
-        ..Default::default()
-    }
-}
-
-fn option(key: &str, value: &str) -> OptionValue {
-    OptionValue {
-        key: key.into(),
-        value: Some(value.into()),
-        ..Default::default()
-    }
-}
-
-impl Bench {
-    async fn create(&self, config: VirtualMachineConfigSpec) -> Result<Moref, vmomi::Error> {
-        let request = CreateVMRequest {
-            config,
-            pool: pool(),
-            ..Default::default()
-        };
-        let info = self.client.run_task(&folder(), request).await?;
-        Ok(info
-            .result
-            .and_then(|r| r.as_reference().cloned())
-            .expect("the VM"))
-    }
-
-    async fn config(&self, vm: &Moref) -> VirtualMachineConfigInfo {
-        let found: Option<VirtualMachineConfigInfo> =
-            self.client.property(vm, "config").await.expect("reads");
-        found.expect("is set")
-    }
-
-    async fn power(&self, vm: &Moref) -> String {
-        let found: Option<String> = self
-            .client
-            .property(vm, "runtime.powerState")
-            .await
-            .expect("reads");
-        found.expect("is set")
-    }
-
-    fn guest(
-        &self,
-        config: &VirtualMachineConfigInfo,
-    ) -> std::sync::Arc<simulator::engine::inert::InertGuest> {
-        let instance = config.instance_uuid.as_deref().expect("has one");
-        self.simulator.guest(instance).expect("is on")
-    }
-}
-
-fn fault_of<T: std::fmt::Debug>(result: Result<T, vmomi::Error>) -> String {
-    let error = result.expect_err("a fault");
-    error.fault().expect("a fault").name().to_owned()
-}
+use bench::{Bench, add, bench, client_config, disk, fault_of, folder, option, spec};
 
 #[tokio::test]
 async fn a_vm_lives_from_create_to_destroy() {
@@ -407,7 +285,7 @@ async fn a_restart_finds_everything_as_it_was() {
         let bench = Bench {
             simulator,
             client,
-            _dir: tempfile::tempdir().expect("unused"),
+            dir: tempfile::tempdir().expect("unused"),
         };
         let nic = VirtualVmxnet3 {
             key: -3,
@@ -471,7 +349,7 @@ async fn a_restart_finds_everything_as_it_was() {
     let bench = Bench {
         simulator,
         client,
-        _dir: dir,
+        dir,
     };
     let after = bench.config(&vm).await;
     assert_eq!(after.name, "kept");
@@ -520,7 +398,8 @@ async fn a_vm_whose_actor_dies_is_there_again() {
         .run_task(&vm, PowerOnVMRequest::default())
         .await
         .expect("on");
-    assert!(bench.simulator.kill_vm_actor(&vm.value));
+    let path = format!("sim/vms/{}", vm.value);
+    assert!(bench.simulator.tree().kill(&path).await.is_some());
     let note = VirtualMachineConfigSpec {
         annotation: Some("alive".into()),
         ..Default::default()

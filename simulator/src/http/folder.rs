@@ -135,7 +135,9 @@ fn locate(
         .map_err(|_| (StatusCode::BAD_REQUEST, "the path is not UTF-8\n"))?;
     let path = datastore::clean(&path)
         .ok_or((StatusCode::BAD_REQUEST, "the path leaves the datastore\n"))?;
-    Ok(store.real(&path))
+    store
+        .real(&path)
+        .ok_or((StatusCode::NOT_FOUND, "the path leaves the datastore\n"))
 }
 
 /// A part of a file: first byte, and one past the last.

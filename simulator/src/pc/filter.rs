@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use vmomi::ManagedObjectReference as Moref;
-use vmomi::types::{ObjectUpdate, ObjectUpdateKind, PropertyFilterSpec};
+use vmomi::types::{ObjectUpdate, ObjectUpdateKind};
 
 use super::read::{Reader, references};
 use super::selection::{Reach, Selection, SelectorId, walk};
@@ -18,8 +18,6 @@ type Change<'a> = (Slot, Option<&'a Arc<Object>>, Option<&'a Arc<Object>>);
 #[derive(Debug)]
 pub(super) struct Filter {
     pub(super) id: String,
-    pub(super) spec: PropertyFilterSpec,
-    pub(super) partial: bool,
     selection: Selection,
     /// What the client knows; `None`: nothing yet.
     known: Option<Arc<Snapshot>>,
@@ -29,16 +27,9 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    pub(super) fn new(
-        id: String,
-        spec: PropertyFilterSpec,
-        selection: Selection,
-        partial: bool,
-    ) -> Self {
+    pub(super) fn new(id: String, selection: Selection) -> Self {
         Filter {
             id,
-            spec,
-            partial,
             selection,
             known: None,
             reach: Reach::default(),

@@ -1,6 +1,5 @@
 //! Collectors over an inventory of folders and VMs that the tests make.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use vmomi::types::{
@@ -97,9 +96,9 @@ const AT_ONCE: WaitOptions = WaitOptions {
     max_updates: None,
 };
 
-async fn poll(collector: &Collector, inventory: &Inventory, version: &str) -> Option<UpdateSet> {
+async fn poll(collector: &Collector, version: &str) -> Option<UpdateSet> {
     collector
-        .wait(inventory, &reader(), version, AT_ONCE)
+        .wait(reader(), version, AT_ONCE)
         .await
         .expect("no fault")
 }
@@ -109,10 +108,11 @@ fn kinds(updates: &UpdateSet) -> Vec<(String, ObjectUpdateKind)> {
     all.map(|u| (u.obj.value.clone(), u.kind.clone())).collect()
 }
 
-fn collector(inventory: &Inventory, spec: PropertyFilterSpec) -> Collector {
-    let collector = Collector::default();
+async fn collector(inventory: &Inventory, spec: PropertyFilterSpec) -> Collector {
+    let collector = Collector::alone(inventory).await;
     collector
-        .create_filter(&inventory.now(), "f".into(), spec, false)
+        .create_filter(&inventory.now(), "f".into(), &spec)
+        .await
         .expect("a good filter");
     collector
 }
@@ -123,17 +123,17 @@ async fn a_filter_tells_what_enters_changes_and_leaves() {
     folder(&inventory, "root", None);
     folder(&inventory, "sub", Some("root"));
     vm(&inventory, "vm-1", "sub");
-    let c = collector(&inventory, below("root", &["name", "runtime.powerState"]));
-    let first = poll(&c, &inventory, "").await.expect("everything");
+    let c = collector(&inventory, below("root", &["name", "runtime.powerState"])).await;
+    let first = poll(&c, "").await.expect("everything");
     assert_eq!(
         kinds(&first),
         [("vm-1".to_owned(), ObjectUpdateKind::Enter)]
     );
-    assert_eq!(poll(&c, &inventory, &first.version).await, None);
+    assert_eq!(poll(&c, &first.version).await, None);
 
     vm(&inventory, "vm-2", "root");
     power(&inventory, "vm-1", VirtualMachinePowerState::PoweredOn);
-    let second = poll(&c, &inventory, &first.version).await.expect("changes");
+    let second = poll(&c, &first.version).await.expect("changes");
     assert_eq!(
         kinds(&second),
         [
@@ -153,9 +153,7 @@ async fn a_filter_tells_what_enters_changes_and_leaves() {
         t.remove_ref("sub", "childEntity", "vm-1");
         t.remove("vm-1");
     });
-    let third = poll(&c, &inventory, &second.version)
-        .await
-        .expect("changes");
+    let third = poll(&c, &second.version).await.expect("changes");
     assert_eq!(
         kinds(&third),
         [("vm-1".to_owned(), ObjectUpdateKind::Leave)]
@@ -168,15 +166,13 @@ async fn an_object_that_moves_out_of_reach_leaves() {
     folder(&inventory, "root", None);
     folder(&inventory, "other", None);
     let moref = vm(&inventory, "vm-1", "root");
-    let c = collector(&inventory, below("root", &["name"]));
-    let first = poll(&c, &inventory, "").await.expect("everything");
+    let c = collector(&inventory, below("root", &["name"])).await;
+    let first = poll(&c, "").await.expect("everything");
     inventory.commit(|t| {
         t.remove_ref("root", "childEntity", "vm-1");
         t.add_ref("other", "childEntity", &moref);
     });
-    let second = poll(&c, &inventory, &first.version)
-        .await
-        .expect("a change");
+    let second = poll(&c, &first.version).await.expect("a change");
     assert_eq!(
         kinds(&second),
         [("vm-1".to_owned(), ObjectUpdateKind::Leave)]
@@ -188,21 +184,13 @@ async fn a_lost_reply_is_sent_again_and_a_strange_version_is_refused() {
     let inventory = Inventory::default();
     folder(&inventory, "root", None);
     vm(&inventory, "vm-1", "root");
-    let c = collector(&inventory, below("root", &["runtime.powerState"]));
-    let first = poll(&c, &inventory, "").await.expect("everything");
+    let c = collector(&inventory, below("root", &["runtime.powerState"])).await;
+    let first = poll(&c, "").await.expect("everything");
     power(&inventory, "vm-1", VirtualMachinePowerState::PoweredOn);
-    let second = poll(&c, &inventory, &first.version)
-        .await
-        .expect("a change");
-    assert_eq!(
-        poll(&c, &inventory, &first.version).await,
-        Some(second.clone())
-    );
-    assert_eq!(poll(&c, &inventory, &second.version).await, None);
-    let fault = c
-        .wait(&inventory, &reader(), "77", AT_ONCE)
-        .await
-        .expect_err("refused");
+    let second = poll(&c, &first.version).await.expect("a change");
+    assert_eq!(poll(&c, &first.version).await, Some(second.clone()));
+    assert_eq!(poll(&c, &second.version).await, None);
+    let fault = c.wait(reader(), "77", AT_ONCE).await.expect_err("refused");
     assert_eq!(fault.fault.type_name(), "InvalidCollectorVersion");
 }
 
@@ -213,17 +201,13 @@ async fn a_long_list_is_truncated_and_nothing_is_lost() {
     for i in 0..10 {
         vm(&inventory, &format!("vm-{i}"), "root");
     }
-    let c = collector(&inventory, below("root", &["name"]));
+    let c = collector(&inventory, below("root", &["name"])).await;
     let options = WaitOptions {
         max_wait: Some(Duration::ZERO),
         max_updates: Some(4),
     };
     let (mut version, mut seen, mut truncated) = (String::new(), 0, Vec::new());
-    while let Some(set) = c
-        .wait(&inventory, &reader(), &version, options)
-        .await
-        .expect("no fault")
-    {
+    while let Some(set) = c.wait(reader(), &version, options).await.expect("no fault") {
         seen += kinds(&set).len();
         truncated.push(set.truncated == Some(true));
         version = set.version;
@@ -233,20 +217,14 @@ async fn a_long_list_is_truncated_and_nothing_is_lost() {
 
 #[tokio::test]
 async fn a_wait_ends_by_a_change_or_by_being_cancelled() {
-    let inventory = Arc::new(Inventory::default());
+    let inventory = Inventory::default();
     folder(&inventory, "root", None);
     vm(&inventory, "vm-1", "root");
-    let c = Arc::new(collector(
-        &inventory,
-        below("root", &["runtime.powerState"]),
-    ));
-    let first = poll(&c, &inventory, "").await.expect("everything");
+    let c = collector(&inventory, below("root", &["runtime.powerState"])).await;
+    let first = poll(&c, "").await.expect("everything");
     let wait = |version: String| {
-        let (c, inventory) = (c.clone(), inventory.clone());
-        tokio::spawn(async move {
-            c.wait(&inventory, &reader(), &version, WaitOptions::default())
-                .await
-        })
+        let c = c.clone();
+        tokio::spawn(async move { c.wait(reader(), &version, WaitOptions::default()).await })
     };
     let waiting = wait(first.version.clone());
     tokio::task::yield_now().await;
@@ -285,21 +263,22 @@ async fn a_container_view_is_alive() {
     assert_eq!(shown(), 1);
 }
 
-#[test]
-fn wrong_specifications_are_refused() {
+#[tokio::test]
+async fn wrong_specifications_are_refused() {
     let inventory = Inventory::default();
     folder(&inventory, "root", None);
-    let refused = |spec: PropertyFilterSpec| {
-        let c = Collector::default();
-        let made = c.create_filter(&inventory.now(), "f".into(), spec, false);
+    let c = Collector::alone(&inventory).await;
+    let refused = async |spec: PropertyFilterSpec| {
+        let now = inventory.now();
+        let made = c.create_filter(&now, "f".into(), &spec).await;
         made.expect_err("refused").fault.type_name().to_owned()
     };
     assert_eq!(
-        refused(below("root", &["config.nonsense"])),
+        refused(below("root", &["config.nonsense"])).await,
         "InvalidProperty"
     );
     assert_eq!(
-        refused(below("nowhere", &["name"])),
+        refused(below("nowhere", &["name"])).await,
         "ManagedObjectNotFound"
     );
 }

@@ -1,6 +1,5 @@
 //! `PropertyCollector` and `PropertyFilter`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use vmomi::ManagedObjectReference as Moref;
@@ -17,7 +16,7 @@ use crate::pc::{Collector, WaitOptions};
 /// How many objects a reply holds when the client does not say, as on vCenter.
 const PAGE: usize = 1000;
 
-fn collector(call: &Call<'_>) -> Outcome<Arc<Collector>> {
+fn collector(call: &Call<'_>) -> Outcome<Collector> {
     let session = call.session()?;
     if call.this.value == call.world.ids.property_collector {
         return Ok(session.collector.clone());
@@ -37,12 +36,14 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
                 .max_objects
                 .and_then(|n| usize::try_from(n).ok());
             let page = page.filter(|n| *n > 0).unwrap_or(PAGE);
-            let (objects, token) = collector(call)?.retrieve(
-                world.inventory.now(),
-                &call.reader(),
-                &args.spec_set,
-                Some(page),
-            )?;
+            let (objects, token) = collector(call)?
+                .retrieve(
+                    world.inventory.now(),
+                    &call.reader(),
+                    &args.spec_set,
+                    Some(page),
+                )
+                .await?;
             if objects.is_empty() {
                 return ok(None::<RetrieveResult>);
             }
@@ -54,8 +55,9 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
         }
         "ContinueRetrievePropertiesEx" => {
             let args = call.args::<ContinueRetrievePropertiesExRequest>()?;
-            let (objects, token) =
-                collector(call)?.continue_retrieve(&call.reader(), &args.token)?;
+            let (objects, token) = collector(call)?
+                .continue_retrieve(&call.reader(), &args.token)
+                .await?;
             ok(RetrieveResult {
                 token,
                 objects,
@@ -64,38 +66,37 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
         }
         "CancelRetrievePropertiesEx" => {
             let args = call.args::<CancelRetrievePropertiesExRequest>()?;
-            collector(call)?.cancel_retrieve(&args.token)?;
+            collector(call)?.cancel_retrieve(&args.token).await?;
             ok(())
         }
         "RetrieveProperties" => {
             let args = call.args::<RetrievePropertiesRequest>()?;
             let now = world.inventory.now();
-            let (objects, _) =
-                collector(call)?.retrieve(now, &call.reader(), &args.spec_set, None)?;
+            let (objects, _) = collector(call)?
+                .retrieve(now, &call.reader(), &args.spec_set, None)
+                .await?;
             ok(objects)
         }
         "CreateFilter" => {
             let args = call.args::<CreateFilterRequest>()?;
             let id = call.session()?.moid();
-            collector(call)?.create_filter(
-                &world.inventory.now(),
-                id.clone(),
-                args.spec.clone(),
-                args.partial_updates,
-            )?;
+            let now = world.inventory.now();
+            collector(call)?
+                .create_filter(&now, id.clone(), &args.spec)
+                .await?;
             ok(Moref::new("PropertyFilter", id))
         }
         "DestroyPropertyFilter" => {
-            let all = call.session()?.collectors();
-            all.iter().find(|c| c.destroy_filter(&call.this.value));
+            for collector in call.session()?.collectors() {
+                if collector.has_filter(&call.this.value) {
+                    collector.destroy_filter(&call.this.value).await?;
+                }
+            }
             ok(())
         }
-        "CreatePropertyCollector" => {
-            let id = call.session()?.add_collector();
-            ok(Moref::new("PropertyCollector", id))
-        }
+        "CreatePropertyCollector" => ok(call.session()?.add_collector(world).await?),
         "DestroyPropertyCollector" => {
-            if call.session()?.remove_collector(&call.this.value) {
+            if call.session()?.remove_collector(&call.this.value).await {
                 ok(())
             } else {
                 Err(Fault::not_supported())
@@ -121,15 +122,9 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
         }
         "WaitForUpdates" => {
             let args = call.args::<WaitForUpdatesRequest>()?;
-            let collector = collector(call)?;
             let version = args.version.as_deref().unwrap_or("");
-            let updates = collector
-                .wait(
-                    &world.inventory,
-                    &call.reader(),
-                    version,
-                    WaitOptions::default(),
-                )
+            let updates = collector(call)?
+                .wait(call.reader(), version, WaitOptions::default())
                 .await?;
             ok(updates.unwrap_or_default())
         }
@@ -146,10 +141,8 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
 }
 
 async fn wait(call: &Call<'_>, version: Option<&str>, options: WaitOptions) -> Reply {
-    let collector = collector(call)?;
-    let reader = call.reader();
     let version = version.unwrap_or("");
-    ok(collector
-        .wait(&call.world.inventory, &reader, version, options)
+    ok(collector(call)?
+        .wait(call.reader(), version, options)
         .await?)
 }

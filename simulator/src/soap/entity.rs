@@ -1,9 +1,11 @@
 //! `ManagedEntity`: what all parts of the tree can do.
 
+use std::sync::Arc;
+
 use vmomi::ManagedObjectReference as Moref;
 use vmomi::types::RenameRequest;
 
-use super::{Call, Reply, ok, vm};
+use super::{Call, PATIENCE, Reply, ok, vm};
 use crate::fault::{Fault, Outcome};
 use crate::inventory::{Object, Snapshot};
 use crate::vm::Message;
@@ -29,7 +31,10 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
         ("Destroy_Task", "Folder" | "ResourcePool") => {
             let task = call.task();
             let moref = task.moref();
-            let result = task.check().and_then(|()| destroy(call.world, call.this));
+            let result = match task.check() {
+                Ok(()) => destroy(call.world, call.this).await,
+                Err(fault) => Err(fault),
+            };
             task.end(result.map(|()| None));
             ok(moref)
         }
@@ -84,7 +89,7 @@ fn parent(object: &Object) -> Option<(Moref, &'static str)> {
 }
 
 /// Takes away a folder that is empty, or a pool, whose content goes to its parent.
-fn destroy(world: &World, this: &Moref) -> Outcome<()> {
+async fn destroy(world: &Arc<World>, this: &Moref) -> Outcome<()> {
     if !is_own(world, &this.value) {
         return Err(Fault::not_supported());
     }
@@ -97,7 +102,23 @@ fn destroy(world: &World, this: &Moref) -> Outcome<()> {
         return Err(Fault::in_use(object.text("name").unwrap_or_default()));
     }
     if this.r#type == "ResourcePool" {
-        empty_pool(world, &snapshot, this, &parent);
+        for vm in snapshot.children(&this.value, "vm") {
+            put(world, &vm.moref, &parent).await?;
+        }
+        world.inventory.commit(|t| {
+            for child in snapshot.children(&this.value, "resourcePool") {
+                t.remove_ref(&this.value, "resourcePool", &child.moref.value);
+                t.add_ref(&parent.value, "resourcePool", &child.moref);
+                t.set(&child.moref.value, "parent", parent.clone());
+            }
+        });
+        world.update_index(|index| {
+            for (_, entry) in &mut index.containers {
+                if entry.parent == this.value {
+                    entry.parent.clone_from(&parent.value);
+                }
+            }
+        });
     }
     world.update_index(|index| index.containers.retain(|(id, _)| *id != this.value));
     world.inventory.commit(|t| {
@@ -111,15 +132,34 @@ fn is_empty(snapshot: &Snapshot, folder: &Moref) -> bool {
     snapshot.children(&folder.value, "childEntity").is_empty()
 }
 
-/// Moves the VMs and pools of a pool to its parent.
-pub(super) fn empty_pool(world: &World, snapshot: &Snapshot, pool: &Moref, parent: &Moref) {
-    world.inventory.commit(|t| {
-        for (list, property) in [("vm", "resourcePool"), ("resourcePool", "parent")] {
-            for child in snapshot.children(&pool.value, list) {
-                t.remove_ref(&pool.value, list, &child.moref.value);
-                t.add_ref(&parent.value, list, &child.moref);
-                t.set(&child.moref.value, property, parent.clone());
-            }
+/// Moves a VM into a pool: its own actor does.
+async fn put(world: &World, vm: &Moref, pool: &Moref) -> Outcome<()> {
+    let Ok(entry) = world.vm(vm) else {
+        // It has gone in the meantime.
+        return Ok(());
+    };
+    let pool = pool.clone();
+    entry
+        .address
+        .ask(PATIENCE, |reply| Message::Adopt(pool, reply))
+        .await
+        .map_err(|error| Fault::system(error.to_string()))
+}
+
+/// Takes away all pools below `pool`; their VMs go to `heir`.
+pub(super) async fn remove_below(world: &World, pool: &Moref, heir: &Moref) -> Outcome<()> {
+    let snapshot = world.inventory.now();
+    for child in snapshot.children(&pool.value, "resourcePool") {
+        Box::pin(remove_below(world, &child.moref, heir)).await?;
+        for vm in snapshot.children(&child.moref.value, "vm") {
+            put(world, &vm.moref, heir).await?;
         }
-    });
+        let id = &child.moref.value;
+        world.update_index(|index| index.containers.retain(|(other, _)| other != id));
+        world.inventory.commit(|t| {
+            t.remove_ref(&pool.value, "resourcePool", id);
+            t.remove(id);
+        });
+    }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use vmomi::types::{
@@ -27,29 +28,37 @@ use crate::world::World;
 /// How many folders below one another are searched.
 const MAX_DEPTH: usize = 64;
 
-pub(super) fn call(call: &Call<'_>) -> Reply {
+pub(super) async fn call(call: &Call<'_>) -> Reply {
     let world = call.world;
     match call.method {
         "MakeDirectory" => {
             let args = call.args::<MakeDirectoryRequest>()?;
-            make_directory(
-                world,
-                &args.name,
+            let (name, parents) = (
+                args.name.clone(),
                 args.create_parent_directories == Some(true),
-            )?;
+            );
+            change_now(call, &args.name, move |world| {
+                make_directory(world, &name, parents)
+            })
+            .await?;
             ok(())
         }
         "DeleteDatastoreFile_Task" => {
             let name = call.args::<DeleteDatastoreFileRequest>()?.name.clone();
-            call.blocking_task(move |world| delete(world, &name).map(|()| None))
+            change(call, &[name.clone()], move |world| {
+                delete(world, &name).map(|()| None)
+            })
+            .await
         }
         "DeleteFile" => {
-            delete(world, &call.args::<DeleteFileRequest>()?.datastore_path)?;
+            let name = call.args::<DeleteFileRequest>()?.datastore_path.clone();
+            change_now(call, &name.clone(), move |world| delete(world, &name)).await?;
             ok(())
         }
         "MoveDatastoreFile_Task" => {
             let args = call.args::<MoveDatastoreFileRequest>()?.clone();
-            call.blocking_task(move |world| {
+            let names = [args.source_name.clone(), args.destination_name.clone()];
+            change(call, &names, move |world| {
                 let (from, to) = both(world, &args.source_name, &args.destination_name)?;
                 prepare(&to, &args.destination_name, args.force == Some(true))?;
                 match std::fs::rename(&from, &to) {
@@ -61,15 +70,18 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
                 .map_err(|e| Fault::io(&args.source_name, &e))?;
                 Ok(None)
             })
+            .await
         }
         "CopyDatastoreFile_Task" => {
             let args = call.args::<CopyDatastoreFileRequest>()?.clone();
-            call.blocking_task(move |world| {
+            let names = [args.source_name.clone(), args.destination_name.clone()];
+            change(call, &names, move |world| {
                 let (from, to) = both(world, &args.source_name, &args.destination_name)?;
                 prepare(&to, &args.destination_name, args.force == Some(true))?;
                 datastore::copy(&from, &to).map_err(|e| Fault::io(&args.source_name, &e))?;
                 Ok(None)
             })
+            .await
         }
         "CreateDirectory" => {
             let args = call.args::<CreateDirectoryRequest>()?;
@@ -83,14 +95,19 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
             if path.path.is_empty() {
                 return Err(Fault::invalid_argument("displayName"));
             }
-            make_directory(world, &path.to_string(), true)?;
+            let name = path.to_string();
+            change_now(call, &name.clone(), move |world| {
+                make_directory(world, &name, true)
+            })
+            .await?;
             ok(format!("/vmfs/volumes/{store}/{}", path.path))
         }
         "DeleteDirectory" => {
             let args = call.args::<DeleteDirectoryRequest>()?;
             let path = args.datastore_path.trim_start_matches("/vmfs/volumes/");
             let (store, rest) = path.split_once('/').unwrap_or((path, ""));
-            delete(world, &format!("[{store}] {rest}"))?;
+            let name = format!("[{store}] {rest}");
+            change_now(call, &name.clone(), move |world| delete(world, &name)).await?;
             ok(())
         }
         "SearchDatastore_Task" => {
@@ -123,15 +140,66 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
             });
             ok(())
         }
-        _ => disks(call),
+        _ => disks(call).await,
     }
 }
 
-fn disks(call: &Call<'_>) -> Reply {
+/// Begins a task that changes the files `names`, when nobody else does.
+async fn change<F>(call: &Call<'_>, names: &[String], work: F) -> Reply
+where
+    F: FnOnce(&Arc<World>) -> Outcome<Option<Any>> + Send + 'static,
+{
+    let task = call.task();
+    let moref = task.moref();
+    let world = call.world.clone();
+    match paths(call.world, names) {
+        Err(fault) => task.end(Err(fault)),
+        Ok(paths) => {
+            // A job that is not taken on drops its task, which ends with a fault then.
+            datastore::submit(call.world, paths, move || {
+                let result = task.check().and_then(|()| work(&world));
+                task.end(result);
+            })
+            .await?;
+        }
+    }
+    ok(moref)
+}
+
+/// Changes a file, when nobody else does, and waits until that is done.
+async fn change_now<F>(call: &Call<'_>, name: &str, work: F) -> Outcome<()>
+where
+    F: FnOnce(&Arc<World>) -> Outcome<()> + Send + 'static,
+{
+    let (sender, done) = tokio::sync::oneshot::channel();
+    let world = call.world.clone();
+    let paths = paths(call.world, &[name.to_owned()])?;
+    datastore::submit(call.world, paths, move || {
+        // Whoever asked may have left.
+        let _ = sender.send(work(&world));
+    })
+    .await?;
+    done.await
+        .unwrap_or_else(|_| Err(Fault::system("the operation was interrupted")))
+}
+
+/// Reads datastore paths, and checks that they are where they seem to be.
+fn paths(world: &World, names: &[String]) -> Outcome<Vec<DatastorePath>> {
+    names
+        .iter()
+        .map(|name| {
+            let path = world.path(name)?;
+            world.locate(&path)?;
+            Ok(path)
+        })
+        .collect()
+}
+
+async fn disks(call: &Call<'_>) -> Reply {
     match call.method {
         "CreateVirtualDisk_Task" => {
             let args = call.args::<CreateVirtualDiskRequest>()?.clone();
-            call.blocking_task(move |world| {
+            change(call, &[args.name.clone()], move |world| {
                 let spec = args.spec.get::<FileBackedVirtualDiskSpec>();
                 let kb = spec.map_or(0, |s| s.capacity_kb);
                 let bytes = u64::try_from(kb).unwrap_or(0) << 10;
@@ -142,17 +210,20 @@ fn disks(call: &Call<'_>) -> Reply {
                 vmdk::create_flat(&real, bytes).map_err(|e| disk_fault(&args.name, &e))?;
                 Ok(Some(Any::from(args.name.clone())))
             })
+            .await
         }
         "DeleteVirtualDisk_Task" => {
             let name = call.args::<DeleteVirtualDiskRequest>()?.name.clone();
-            call.blocking_task(move |world| {
+            change(call, &[name.clone()], move |world| {
                 vmdk::delete(&world.real(&name)?).map_err(|e| disk_fault(&name, &e))?;
                 Ok(None)
             })
+            .await
         }
         "MoveVirtualDisk_Task" => {
             let args = call.args::<MoveVirtualDiskRequest>()?.clone();
-            call.blocking_task(move |world| {
+            let names = [args.source_name.clone(), args.dest_name.clone()];
+            change(call, &names, move |world| {
                 let (from, to) = both(world, &args.source_name, &args.dest_name)?;
                 if args.force == Some(true) && to.exists() {
                     vmdk::delete(&to).map_err(|e| disk_fault(&args.dest_name, &e))?;
@@ -160,10 +231,12 @@ fn disks(call: &Call<'_>) -> Reply {
                 vmdk::rename(&from, &to).map_err(|e| disk_fault(&args.source_name, &e))?;
                 Ok(Some(Any::from(args.dest_name.clone())))
             })
+            .await
         }
         "CopyVirtualDisk_Task" => {
             let args = call.args::<CopyVirtualDiskRequest>()?.clone();
-            call.blocking_task(move |world| {
+            // Many may read one disk at a time: only what is made is taken.
+            change(call, &[args.dest_name.clone()], move |world| {
                 let (from, to) = both(world, &args.source_name, &args.dest_name)?;
                 if args.force == Some(true) && to.exists() {
                     vmdk::delete(&to).map_err(|e| disk_fault(&args.dest_name, &e))?;
@@ -172,15 +245,21 @@ fn disks(call: &Call<'_>) -> Reply {
                     .map_err(|e| disk_fault(&args.source_name, &e))?;
                 Ok(Some(Any::from(args.dest_name.clone())))
             })
+            .await
         }
         "ExtendVirtualDisk_Task" => {
             let args = call.args::<ExtendVirtualDiskRequest>()?.clone();
-            call.blocking_task(move |world| {
+            change(call, &[args.name.clone()], move |world| {
                 let bytes = u64::try_from(args.new_capacity_kb).unwrap_or(0) << 10;
-                vmdk::extend(&world.real(&args.name)?, bytes)
-                    .map_err(|e| disk_fault(&args.name, &e))?;
+                let real = world.real(&args.name)?;
+                let before = vmdk::inspect(&real).map_err(|e| disk_fault(&args.name, &e))?;
+                if bytes < before.capacity {
+                    return Err(Fault::invalid_argument("newCapacityKb"));
+                }
+                vmdk::extend(&real, bytes).map_err(|e| disk_fault(&args.name, &e))?;
                 Ok(None)
             })
+            .await
         }
         "QueryVirtualDiskUuid" => {
             let args = call.args::<QueryVirtualDiskUuidRequest>()?;

@@ -22,15 +22,7 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
     match call.method {
         "CreateResourcePool" => ok(create(call)?),
         "DestroyChildren" => {
-            let snapshot = world.inventory.now();
-            for child in snapshot.children(&call.this.value, "resourcePool") {
-                entity::empty_pool(world, &snapshot, &child.moref, call.this);
-                world.update_index(|i| i.containers.retain(|(id, _)| *id != child.moref.value));
-                world.inventory.commit(|t| {
-                    t.remove_ref(&call.this.value, "resourcePool", &child.moref.value);
-                    t.remove(&child.moref.value);
-                });
-            }
+            entity::remove_below(world, call.this, call.this).await?;
             ok(())
         }
         "UpdateConfig" => {

@@ -2,11 +2,12 @@
 
 use vmomi::ManagedObjectReference as Moref;
 use vmomi::types::{
-    CreateContainerViewRequest, CreateListViewRequest, ModifyListViewRequest, ResetListViewRequest,
+    CreateContainerViewRequest, CreateListViewFromViewRequest, CreateListViewRequest,
+    ModifyListViewRequest, ResetListViewFromViewRequest, ResetListViewRequest,
 };
 
 use super::{Call, Reply, ok};
-use crate::fault::Fault;
+use crate::fault::{Fault, Outcome};
 use crate::inventory::{Prop, Transaction, Tree, ViewDefinition, class};
 
 pub(super) fn call(call: &Call<'_>) -> Reply {
@@ -65,13 +66,31 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
         "ResetListView" => {
             let args = call.args::<ResetListViewRequest>()?;
             let unresolved = world.inventory.commit(|t| {
-                let before = t.snapshot().find(&call.this.value).cloned();
-                if let Some(refs) = before.as_ref().and_then(|o| o.refs("view")) {
-                    refs.for_each(&mut |_, m| t.remove_ref(&call.this.value, "view", &m.value));
-                }
+                clear(t, &call.this.value);
                 add(t, &call.this.value, &args.obj)
             });
             ok(unresolved)
+        }
+        "CreateListViewFromView" => {
+            let args = call.args::<CreateListViewFromViewRequest>()?;
+            let shown = shown(call, &args.view)?;
+            let session = call.session()?;
+            let view = Moref::new("ListView", session.moid());
+            world.inventory.commit(|t| {
+                t.create(view.clone(), vec![("view", Prop::Refs(Tree::default()))]);
+                add(t, &view.value, &shown);
+            });
+            session.add_view(view.value.clone());
+            ok(view)
+        }
+        "ResetListViewFromView" => {
+            let args = call.args::<ResetListViewFromViewRequest>()?;
+            let shown = shown(call, &args.view)?;
+            world.inventory.commit(|t| {
+                clear(t, &call.this.value);
+                add(t, &call.this.value, &shown);
+            });
+            ok(())
         }
         "DestroyView" => {
             world.inventory.commit(|t| t.remove(&call.this.value));
@@ -79,6 +98,24 @@ pub(super) fn call(call: &Call<'_>) -> Reply {
             ok(())
         }
         _ => Err(Fault::not_supported()),
+    }
+}
+
+/// What a view shows.
+fn shown(call: &Call<'_>, view: &Moref) -> Outcome<Vec<Moref>> {
+    let snapshot = call.world.inventory.now();
+    let refs = snapshot.find(&view.value).and_then(|o| o.refs("view"));
+    let mut shown = Vec::new();
+    refs.ok_or_else(|| Fault::not_found(view))?
+        .for_each(&mut |_, moref| shown.push(moref.clone()));
+    Ok(shown)
+}
+
+/// Takes everything from a list.
+fn clear(t: &mut Transaction, view: &str) {
+    let before = t.snapshot().find(view).cloned();
+    if let Some(refs) = before.as_ref().and_then(|o| o.refs("view")) {
+        refs.for_each(&mut |_, m| t.remove_ref(view, "view", &m.value));
     }
 }
 

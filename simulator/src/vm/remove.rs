@@ -1,5 +1,6 @@
 //! The end of a VM: destroyed with its files, or unregistered without; and its move elsewhere.
 
+use vmomi::ManagedObjectReference as Moref;
 use vmomi::types::{VirtualMachinePowerState as Power, VmRemovedEvent};
 
 use super::reconfigure::blocking;
@@ -113,16 +114,45 @@ impl State {
             }
             Place::Pool(pool) => self.record.pool = pool,
         }
-        let record = &self.record;
+        self.show_move(&old, |t| task.end_in(t, Ok(None)));
+    }
+
+    /// Goes to another pool, since its own is taken away.
+    pub(super) fn adopt(&mut self, pool: Moref) {
+        let old = self.record.clone();
+        self.record.pool = pool;
+        self.show_move(&old, |_| ());
+    }
+
+    /// Writes down and shows where the VM is now, in the same moment as `then`.
+    fn show_move(&self, old: &Record, then: impl FnOnce(&mut Transaction)) {
+        let (world, record) = (&self.world, &self.record);
+        self.keep_home();
         world.update_index(|index| {
             index
                 .vms
                 .insert(record.moref.value.clone(), super::create::entry(record));
         });
         world.inventory.commit(|t| {
-            moved(t, &old, record);
-            task.end_in(t, Ok(None));
+            moved(t, old, record);
+            then(t);
         });
+    }
+
+    /// A successor of this actor begins where the VM is now.
+    fn keep_home(&self) {
+        let Ok(entry) = self.world.vm(&self.record.moref) else {
+            return;
+        };
+        let home = super::Home {
+            folder: self.record.folder.clone(),
+            pool: self.record.pool.clone(),
+            host: self.record.host.clone(),
+        };
+        *entry
+            .home
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = home;
     }
 }
 
