@@ -195,6 +195,7 @@ struct Inner {
     needs: image::need::Needs,
     abandoned: Abandoned,
     promises: network::Promises,
+    writer: String,
     policy: Policy,
 }
 
@@ -255,6 +256,7 @@ impl Context {
                 needs: image::need::Needs::default(),
                 abandoned: Abandoned::default(),
                 promises: network::Promises::default(),
+                writer: format!("{:016x}", rand::random::<u64>()),
                 policy,
             }),
         }
@@ -294,6 +296,11 @@ impl Context {
     /// The actors of which there is one.
     pub fn addresses(&self) -> &Addresses {
         &self.inner.addresses
+    }
+
+    /// This program's name as the writer of state documents: another one in each process.
+    pub fn writer(&self) -> &str {
+        &self.inner.writer
     }
 
     /// A network's address.

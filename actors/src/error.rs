@@ -141,6 +141,18 @@ pub enum Error {
     /// The request was not answered by its deadline.
     #[error("{0} was not done within its deadline")]
     Deadline(&'static str),
+    /// A second `vch` of the same name has written this host's state.
+    #[error(
+        "{path} has generation {found} instead of {expected}: another vch writes this host's state, this one does not overwrite it"
+    )]
+    Superseded {
+        /// The document.
+        path: String,
+        /// Its generation.
+        found: u64,
+        /// The generation that this program wrote or read last.
+        expected: u64,
+    },
     /// vSphere or the guest refused or failed.
     #[error("{tried}: {why}")]
     Failed {
@@ -219,6 +231,7 @@ impl Error {
             | Self::Launch { .. }
             | Self::Interrupted(_)
             | Self::Deadline(_)
+            | Self::Superseded { .. }
             | Self::Failed { .. } => K::Internal,
         }
     }

@@ -18,6 +18,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::events::{self, EventKind};
 use crate::ids::ContainerId;
+use crate::vsphere::document::Document;
 
 /// A volume at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,16 +154,16 @@ pub struct State {
     removing: BTreeMap<String, Waiting<()>>,
     addresses: BTreeMap<String, Address<actor::Message>>,
     children: Nursery,
+    document: Document,
     tasks: JoinSet<()>,
 }
 
 /// How long a volume's disk may take.
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(600);
 
-/// The document on the datastore.
+/// What the document on the datastore holds.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Document {
-    generation: u64,
+struct Content {
     volumes: Vec<VolumeSnapshot>,
 }
 
@@ -177,9 +178,10 @@ impl Actor for Volumes {
         context: Context,
     ) -> Result<State, ActorProcessingErr> {
         let path = context.settings().state_path("volumes.json");
-        let document: Document = context.vsphere().read_document(&path).await?;
+        let (document, content): (_, Content) =
+            Document::read(context.vsphere(), path, context.writer()).await?;
         let mut known = BTreeMap::new();
-        for volume in document.volumes {
+        for volume in content.volumes {
             known.insert(volume.name.clone(), Arc::new(volume));
         }
         let (policy, tree) = (context.policy(), context.tree().clone());
@@ -190,6 +192,7 @@ impl Actor for Volumes {
             removing: BTreeMap::new(),
             addresses: BTreeMap::new(),
             children: Nursery::new("vch/volumes", policy, &tree, &myself, Message::Child),
+            document,
             tasks: JoinSet::new(),
         };
         let known: Vec<_> = state.known.values().cloned().collect();
@@ -404,17 +407,9 @@ impl State {
         }
     }
 
-    async fn save(&self) -> Result<(), Error> {
-        let path = self.context.settings().state_path("volumes.json");
+    async fn save(&mut self) -> Result<(), Error> {
         let volumes = self.known.values().map(|v| (**v).clone()).collect();
-        let document = Document {
-            generation: 0,
-            volumes,
-        };
-        self.context
-            .vsphere()
-            .write_document(&path, &document)
-            .await
+        self.document.write(&Content { volumes }).await
     }
 
     fn emit(&self, action: &str, volume: &VolumeSnapshot) {

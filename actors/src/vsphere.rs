@@ -6,6 +6,7 @@
 //! The session actor owns the client, and the watch is its child; [`Vsphere`] is the handle by which everybody calls.
 //! What a crash loses: nothing, calls under way end by themselves.
 
+pub mod document;
 pub mod files;
 
 use std::collections::BTreeMap;

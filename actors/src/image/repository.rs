@@ -14,6 +14,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::events::{self, EventKind};
 use crate::ids::ImageId;
+use crate::vsphere::document::Document;
 
 /// What the repository can be asked.
 #[derive(Debug)]
@@ -42,13 +43,12 @@ pub struct Repository;
 pub struct State {
     context: Context,
     images: BTreeMap<ImageId, Arc<ImageSnapshot>>,
-    generation: u64,
+    document: Document,
 }
 
-/// The document on the datastore.
+/// What the document on the datastore holds.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Document {
-    generation: u64,
+struct Content {
     images: Vec<ImageSnapshot>,
 }
 
@@ -63,8 +63,9 @@ impl Actor for Repository {
         context: Context,
     ) -> Result<State, ActorProcessingErr> {
         let path = context.settings().state_path("images.json");
-        let document: Document = context.vsphere().read_document(&path).await?;
-        let images: BTreeMap<_, _> = document
+        let (document, content): (_, Content) =
+            Document::read(context.vsphere(), path, context.writer()).await?;
+        let images: BTreeMap<_, _> = content
             .images
             .into_iter()
             .map(|i| (i.id.clone(), Arc::new(i)))
@@ -74,7 +75,7 @@ impl Actor for Repository {
         Ok(State {
             context,
             images,
-            generation: document.generation,
+            document,
         })
     }
 
@@ -241,16 +242,10 @@ impl State {
     }
 
     async fn save(&mut self, images: BTreeMap<ImageId, Arc<ImageSnapshot>>) -> Result<(), Error> {
-        let path = self.context.settings().state_path("images.json");
-        let document = Document {
-            generation: self.generation + 1,
+        let content = Content {
             images: images.values().map(|i| (**i).clone()).collect(),
         };
-        self.context
-            .vsphere()
-            .write_document(&path, &document)
-            .await?;
-        self.generation += 1;
+        self.document.write(&content).await?;
         self.images.clone_from(&images);
         self.context.snapshots().set_images(images);
         Ok(())

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use vmomi::types::{DeleteDatastoreFileRequest, MakeDirectoryRequest, MoveDatastoreFileRequest};
 
 use super::{AGAIN, Twice, Vsphere, failed, is_never_done, manager};
@@ -132,21 +131,6 @@ impl Vsphere {
         self.task("delete a file", &files, request, Twice::Harmless, gone)
             .await
             .map(|_| ())
-    }
-
-    /// Reads a JSON document; the default when there is none.
-    ///
-    /// # Errors
-    /// vSphere's, and [`Error::Failed`] for a document that is none.
-    pub async fn read_document<T: DeserializeOwned + Default>(
-        &self,
-        path: &str,
-    ) -> Result<T, Error> {
-        match self.read_file(path).await? {
-            None => Ok(T::default()),
-            Some(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|why| Error::failed(format!("read {path}"), &why)),
-        }
     }
 
     /// Replaces a JSON document as a whole: written beside it, then renamed over it.
