@@ -1,6 +1,7 @@
 //! Waits until a VCH that was powered on serves docker.
 //!
-//! Its address and what tether says of `vch` come by one property watch. Whether docker answers is asked of docker
+//! Its address and what tether says of `vch` come by one property watch; the keys are also read once a second, since not
+//! every vSphere tells that they have changed (govmomi's simulator does not). Whether docker answers is asked of docker
 //! itself when it can be reached from here, and read from a key that `vch` writes when it cannot.
 
 use std::collections::BTreeMap;
@@ -8,10 +9,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tether_protocol::config::{ProcessState, ProcessStatus};
+use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{debug, info};
 use vmomi::ManagedObjectReference as Reference;
 use vmomi::client::{Client, property_spec};
-use vmomi::types::{GuestNicInfo, ObjectSpec, PropertyFilterSpec, VirtualMachinePowerState};
+use vmomi::types::{
+    GuestNicInfo, ObjectSpec, OptionValue, PropertyFilterSpec, VirtualMachinePowerState,
+};
 use vmomi::watch::Batch;
 
 use super::appliance::PROCESS;
@@ -24,12 +28,10 @@ use crate::vch::text_options;
 pub(crate) const READY_KEY: &str = "vch.ready";
 /// First pause between two questions to docker; it doubles up to a second.
 const PAUSE: Duration = Duration::from_millis(20);
-const PATHS: [&str; 4] = [
-    "guest.ipAddress",
-    "guest.net",
-    "config.extraConfig",
-    "runtime.powerState",
-];
+/// How often the keys are read.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+const KEYS: &str = "config.extraConfig";
+const PATHS: [&str; 4] = ["guest.ipAddress", "guest.net", KEYS, "runtime.powerState"];
 
 /// Where docker is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,13 +67,21 @@ pub(crate) async fn wait(
         ..Default::default()
     };
     let watch = client.watch().await.tried("cannot watch the appliance")?;
-    let mut filter = watch
+    let filter = watch
         .filter(spec)
         .await
         .tried("cannot watch the appliance")?;
+    let mut news = News {
+        client,
+        vm,
+        filter,
+        again: tokio::time::interval(READ_AGAIN),
+    };
+    news.again
+        .set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut known = Known::default();
     let address = loop {
-        next(&mut filter, &mut known).await?;
+        news.next(&mut known).await?;
         if let Some(address) = known.address {
             break address;
         }
@@ -88,25 +98,42 @@ pub(crate) async fn wait(
         }
         tokio::select! {
             () = &mut answers => break,
-            changed = next(&mut filter, &mut known) => changed?,
+            changed = news.next(&mut known) => changed?,
         }
     }
     Ok(Ready { address, docker })
 }
 
-async fn next(filter: &mut vmomi::watch::Filter, known: &mut Known) -> Result<(), Failure> {
-    let batch = filter
-        .next()
-        .await
-        .ok_or_else(|| Failure::new("the session with the target was lost"))?;
-    known.take(batch);
-    let state = ProcessState::decode(PROCESS, &known.options);
-    if let ProcessStatus::Failed { error, .. } = state.status {
-        return Err(Failure::new(format!(
-            "the appliance cannot start its program: {error}"
-        )));
+/// Where changes come from.
+struct News<'a> {
+    client: &'a Client,
+    vm: &'a Reference,
+    filter: vmomi::watch::Filter,
+    again: Interval,
+}
+
+impl News<'_> {
+    /// Waits for something that is new, or may be.
+    async fn next(&mut self, known: &mut Known) -> Result<(), Failure> {
+        tokio::select! {
+            batch = self.filter.next() => {
+                let lost = || Failure::new("the session with the target was lost");
+                known.take(batch.ok_or_else(lost)?);
+            }
+            _ = self.again.tick() => match self.client.property(self.vm, KEYS).await {
+                Ok(options) => known.take_options(options.unwrap_or_default()),
+                // The watch tells what there is to know of a target that does not answer.
+                Err(error) => debug!("cannot read the appliance's keys: {error}"),
+            },
+        }
+        let state = ProcessState::decode(PROCESS, &known.options);
+        if let ProcessStatus::Failed { error, .. } = state.status {
+            return Err(Failure::new(format!(
+                "the appliance cannot start its program: {error}"
+            )));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 impl Known {
@@ -138,18 +165,22 @@ impl Known {
                         .find_map(|text| usable(text));
                     self.address = self.address.or(first);
                 }
-                "config.extraConfig" => {
-                    self.options = text_options(value.to().unwrap_or_default());
-                    // What serves docker knows its address, even where tools do not tell it.
-                    let own = self
-                        .options
-                        .get(READY_KEY)
-                        .and_then(|text| text.parse::<SocketAddr>().ok());
-                    self.address = self.address.or(own.map(|own| own.ip()));
-                }
+                KEYS => self.take_options(value.to().unwrap_or_default()),
                 _ => {}
             }
         }
+    }
+}
+
+impl Known {
+    fn take_options(&mut self, options: Vec<OptionValue>) {
+        self.options = text_options(options);
+        // What serves docker knows its address, even where tools do not tell it.
+        let own = self
+            .options
+            .get(READY_KEY)
+            .and_then(|text| text.parse::<SocketAddr>().ok());
+        self.address = self.address.or(own.map(|own| own.ip()));
     }
 }
 

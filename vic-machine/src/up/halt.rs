@@ -27,7 +27,7 @@ const SIMULATOR: Duration = Duration::from_secs(30);
 
 /// `vic-machine down`.
 pub(crate) async fn run(args: StateArgs) -> Result<(), Failure> {
-    let (state, up) = State::existing(&args.state)?;
+    let state = State::at(&args.state)?;
     if let Some(pid) = state.holder()? {
         info!("Stopping the VCH of process {pid}");
         simulator::terminate(pid)?;
@@ -35,21 +35,24 @@ pub(crate) async fn run(args: StateArgs) -> Result<(), Failure> {
         info!("Completed successfully");
         return Ok(());
     }
-    if !state.simulator_runs()? {
+    let Some(pid) = state.simulator_holder()? else {
         return Err(Failure::new(format!(
             "nothing runs with the state directory {}",
             state.dir().display()
         )));
-    }
-    info!("Stopping containers");
-    if let Err(failure) = guests(&state, &up).await {
-        warn!("{}", Chain(&failure));
+    };
+    // A first `up` that was killed has left its simulator, and no word of a VCH.
+    if let Some(up) = state.load()? {
+        info!("Stopping containers");
+        if let Err(failure) = guests(&state, &up).await {
+            warn!("{}", Chain(&failure));
+        }
     }
     info!("Stopping the simulator");
-    simulator::terminate(up.pid)?;
+    simulator::terminate(pid)?;
     tokio::time::timeout(SIMULATOR, state.simulator_ended())
         .await
-        .tried(format!("vic-sim (process {}) does not end", up.pid))??;
+        .tried(format!("vic-sim (process {pid}) does not end"))??;
     info!("Completed successfully");
     Ok(())
 }
@@ -57,7 +60,7 @@ pub(crate) async fn run(args: StateArgs) -> Result<(), Failure> {
 /// `vic-machine env`.
 pub(crate) fn environment(args: &StateArgs) -> Result<(), Failure> {
     let (state, up) = State::existing(&args.state)?;
-    if !state.simulator_runs()? {
+    if state.simulator_holder()?.is_none() {
         return Err(Failure::new(format!(
             "nothing runs with the state directory {}",
             state.dir().display()

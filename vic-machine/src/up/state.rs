@@ -66,18 +66,16 @@ impl State {
         Ok(Self { dir })
     }
 
+    /// A directory that an `up` has begun to use; an error where there is none.
+    pub(crate) fn at(dir: &Path) -> Result<Self, Failure> {
+        let dir = fs::canonicalize(dir).map_err(|_| no_vch(dir))?;
+        Ok(Self { dir })
+    }
+
     /// The directory of an `up` that has been; an error where there was none.
     pub(crate) fn existing(dir: &Path) -> Result<(Self, Up), Failure> {
-        let none = || {
-            Failure::new(format!(
-                "no VCH was started with the state directory {}",
-                dir.display()
-            ))
-        };
-        let state = Self {
-            dir: fs::canonicalize(dir).map_err(|_| none())?,
-        };
-        let up = state.load()?.ok_or_else(none)?;
+        let state = Self::at(dir)?;
+        let up = state.load()?.ok_or_else(|| no_vch(dir))?;
         Ok((state, up))
     }
 
@@ -145,9 +143,9 @@ impl State {
         wait_for(self.dir.join("lock")).await
     }
 
-    /// Whether the simulator of this directory runs.
-    pub(crate) fn simulator_runs(&self) -> Result<bool, Failure> {
-        Ok(holder_of(&self.simulator().join("lock"))?.is_some())
+    /// The process of this directory's simulator, if it runs.
+    pub(crate) fn simulator_holder(&self) -> Result<Option<u32>, Failure> {
+        Ok(holder_of(&self.simulator().join("lock"))?.flatten())
     }
 
     /// The CA certificate of the simulator's endpoint, once [`State::keep_authority`] was there.
@@ -220,6 +218,13 @@ impl State {
         files::write(&path, &password, 0o600).tried("cannot write the password")?;
         Ok(password)
     }
+}
+
+fn no_vch(dir: &Path) -> Failure {
+    Failure::new(format!(
+        "no VCH was started with the state directory {}",
+        dir.display()
+    ))
 }
 
 /// Looks whether somebody holds a lock, and who, without touching it.
@@ -337,7 +342,7 @@ mod tests {
         assert_eq!(state.holder().unwrap(), Some(std::process::id()));
         drop(lock);
         assert_eq!(state.holder().unwrap(), None);
-        assert!(!state.simulator_runs().unwrap());
+        assert_eq!(state.simulator_holder().unwrap(), None);
     }
 
     #[test]
