@@ -306,6 +306,12 @@ impl Simulator {
         Ok(())
     }
 
+    /// The fault rules that have not been used up, one per line.
+    #[must_use]
+    pub fn faults(&self) -> String {
+        self.world.faults.describe()
+    }
+
     /// Takes all fault rules away.
     pub fn clear_faults(&self) {
         self.world.faults.clear();
