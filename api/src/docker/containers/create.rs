@@ -1,5 +1,8 @@
 //! `POST /containers/create`: checked in moby's order (JSON, settings, image, name), merged with the image, sent on.
 
+mod check;
+mod inherited;
+
 use std::collections::BTreeMap;
 
 use actors::container::{CreateSpec, Documents, MountSpec, NetworkSpec, ProcessSpec};
@@ -9,18 +12,16 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use self::inherited::{Inherited, merge_env};
 use super::fields::{self, Section};
 use super::hostconfig::HostConfig;
-use super::{endpoints, mounts, signal};
+use super::{endpoints, mounts};
 use crate::docker::engine::Engine;
 use crate::docker::error::{self, ApiError};
 use crate::docker::reply::{self, Reply};
 use crate::docker::request::{Call, decode, fold_keys};
 use crate::docker::version::ApiVersion;
 use crate::docker::versions::{self, Place, behaviour};
-
-/// The longest host name that Linux takes.
-const MAX_HOSTNAME: usize = 64;
 
 /// `Config`, as far as it changes what is made. Nulls have been removed before.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -178,7 +179,7 @@ impl Request {
         }
 
         let mut warnings = Vec::new();
-        check_config(&config)?;
+        check::config(&config)?;
         host.check(cpus)?;
         let mode = if config.network_disabled {
             "none"
@@ -186,12 +187,12 @@ impl Request {
             endpoints::normal_mode(&host.network_mode)
         };
         let mode = mode.to_owned();
-        check_conflicts(&config, &host)?;
+        check::conflicts(&config, &host)?;
         endpoints::check_mode(&mode)?;
         endpoints::check(&endpoints, &mut warnings)?;
         fields::check(Section::Config, &body, &mut warnings)?;
         fields::check(Section::HostConfig, &host_document, &mut warnings)?;
-        let container_mac = read_mac(version, &config, &mut warnings)?;
+        let container_mac = check::mac(version, &config, &mut warnings)?;
 
         let mut host_config = fields::compact(Section::HostConfig, &host_document);
         host_config["NetworkMode"] = json!(mode);
@@ -456,197 +457,6 @@ impl Request {
             *bare = Value::Null;
         }
     }
-}
-
-/// What a container inherits from its image.
-#[derive(Clone, Debug, Default)]
-struct Inherited {
-    cmd: Vec<String>,
-    entrypoint: Vec<String>,
-    env: Vec<String>,
-    user: String,
-    working_dir: String,
-    stop_signal: String,
-    labels: BTreeMap<String, String>,
-    exposed_ports: Vec<String>,
-    volumes: Vec<String>,
-    shell: Vec<String>,
-    on_build: Vec<String>,
-    healthcheck: bool,
-}
-
-impl Inherited {
-    fn read(image: &ImageSnapshot) -> Self {
-        let config = image.container_config();
-        let text = |key: &str| {
-            config
-                .get(key)
-                .and_then(Value::as_str)
-                .unwrap_or("")
-                .to_owned()
-        };
-        let list = |key: &str| {
-            let list = config.get(key).and_then(Value::as_array);
-            list.into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        };
-        let keys = |key: &str| {
-            let map = config.get(key).and_then(Value::as_object);
-            map.into_iter()
-                .flatten()
-                .map(|(name, _)| name.clone())
-                .collect::<Vec<_>>()
-        };
-        let labels = config.get("Labels").and_then(Value::as_object);
-        let test = config
-            .pointer("/Healthcheck/Test")
-            .and_then(Value::as_array);
-        Self {
-            cmd: list("Cmd"),
-            entrypoint: list("Entrypoint"),
-            env: list("Env"),
-            user: text("User"),
-            working_dir: text("WorkingDir"),
-            stop_signal: text("StopSignal"),
-            labels: labels
-                .into_iter()
-                .flatten()
-                .map(|(k, v)| (k.clone(), v.as_str().unwrap_or("").to_owned()))
-                .collect(),
-            exposed_ports: keys("ExposedPorts"),
-            volumes: keys("Volumes"),
-            shell: list("Shell"),
-            on_build: list("OnBuild"),
-            healthcheck: test.is_some_and(|t| {
-                t.first()
-                    .and_then(Value::as_str)
-                    .is_some_and(|w| w != "NONE")
-            }),
-        }
-    }
-}
-
-/// The image's environment, overridden by key; `K` without `=` takes a variable away.
-fn merge_env(image: &[String], own: &[String]) -> Vec<String> {
-    let key = |entry: &str| {
-        entry
-            .split_once('=')
-            .map_or(entry, |(key, _)| key)
-            .to_owned()
-    };
-    let mut merged: Vec<String> = own
-        .iter()
-        .filter(|entry| entry.contains('='))
-        .cloned()
-        .collect();
-    let own_keys: std::collections::BTreeSet<String> = own.iter().map(|entry| key(entry)).collect();
-    merged.extend(
-        image
-            .iter()
-            .filter(|entry| !own_keys.contains(&key(entry)))
-            .cloned(),
-    );
-    merged
-}
-
-fn check_config(config: &Config) -> Result<(), ApiError> {
-    let bad = |text: String| Err(ApiError::bad_request(text));
-    if config.image.is_empty() {
-        return bad("config cannot be empty in order to create a container".to_owned());
-    }
-    if config.hostname.len() > MAX_HOSTNAME {
-        return bad(format!(
-            "hostname {:?} is too long (maximum 64 bytes)",
-            config.hostname
-        ));
-    }
-    if let Some(entry) = config
-        .env
-        .iter()
-        .find(|e| e.is_empty() || e.starts_with('=') || e.contains('\0'))
-    {
-        return bad(format!("invalid environment variable: {entry}"));
-    }
-    if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
-        return bad(format!(
-            "the working directory '{}' is invalid, it needs to be an absolute path",
-            config.working_dir
-        ));
-    }
-    if !config.stop_signal.is_empty() {
-        signal::parse(&config.stop_signal)?;
-    }
-    for port in config.exposed_ports.keys() {
-        if super::matching::Ports::parse(port).is_none() {
-            return bad(format!("invalid port specification: {port:?}"));
-        }
-    }
-    if let Some(interval) = config
-        .healthcheck
-        .as_ref()
-        .and_then(|h| h.get("Interval"))
-        .and_then(Value::as_i64)
-        && interval != 0
-        && interval < 1_000_000
-    {
-        return bad("Interval in Healthcheck cannot be less than 1ms".to_owned());
-    }
-    Ok(())
-}
-
-/// Settings that contradict a network of somebody else.
-fn check_conflicts(config: &Config, host: &HostConfig) -> Result<(), ApiError> {
-    if !host.network_mode.starts_with("container:") {
-        return Ok(());
-    }
-    let rows = [
-        (
-            !config.hostname.is_empty(),
-            "conflicting options: hostname and the network mode",
-        ),
-        (
-            !host.dns.is_empty(),
-            "conflicting options: dns and the network mode",
-        ),
-        (
-            !host.extra_hosts.is_empty(),
-            "conflicting options: custom host-to-IP mapping and the network mode",
-        ),
-        (
-            !config.mac_address.is_empty(),
-            "conflicting options: mac-address and the network mode",
-        ),
-        (
-            !host.port_bindings.is_empty(),
-            "conflicting options: port publishing and the container type network mode",
-        ),
-    ];
-    match rows.iter().find(|(clashes, _)| *clashes) {
-        Some((_, text)) => Err(ApiError::bad_request(*text)),
-        None => Ok(()),
-    }
-}
-
-/// The container's own MAC address, which newer versions take from the endpoint only.
-fn read_mac(
-    version: ApiVersion,
-    config: &Config,
-    warnings: &mut Vec<String>,
-) -> Result<Option<String>, ApiError> {
-    if config.mac_address.is_empty() || versions::has(version, behaviour::CONTAINER_MAC) {
-        return Ok(None);
-    }
-    endpoints::check_mac(&config.mac_address)?;
-    if versions::has(version, behaviour::MAC_WARNING) {
-        warnings.push(
-            "The container-wide MacAddress field is now deprecated. It should be specified in EndpointsConfig instead."
-                .to_owned(),
-        );
-    }
-    Ok(Some(config.mac_address.clone()))
 }
 
 #[cfg(test)]
