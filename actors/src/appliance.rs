@@ -1,20 +1,28 @@
 //! The appliance: our own VM, and the disks that are hot-added to it.
 //!
-//! One reconfigure is in flight; what is asked meanwhile goes into the next one together. At the actor's start
-//! every disk above the first slots that the VM was made with is let go. What a crash loses: leases; whoever holds
-//! one fails at its next step and starts over.
+//! ```text
+//!  Attach: slot leased ── added ──▶ held ── End, holder gone, deadline ──▶ unmounted ── removed ──▶ slot free
+//! ```
+//! One reconfigure is in flight; what is asked meanwhile goes into the next one together. Leases outlive the actor: at its
+//! start every disk and mount that no lease names is let go, and at the program's start there are no leases. What a crash
+//! loses: requests in flight; a disk that was being added for one is let go.
 
-use std::collections::BTreeMap;
+mod devices;
+pub mod slots;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use strategy::AskError;
 use tether_protocol::config::Slot;
 use tokio::task::JoinSet;
-use vmomi::types::{
-    ParaVirtualSCSIController, VirtualDevice, VirtualDeviceConfigSpec,
-    VirtualDeviceConfigSpecFileOperation, VirtualDeviceConfigSpecOperation, VirtualDisk,
-    VirtualDiskFlatVer2BackingInfo, VirtualMachineConfigSpec,
-};
+use tokio::time::Instant;
+use vmomi::types::VirtualMachineConfigSpec;
 
+use self::devices::{Devices, add, remove};
+use self::slots::Slots;
 use crate::context::Context;
 use crate::error::Error;
 
@@ -32,18 +40,97 @@ pub struct Disk {
 /// What the appliance can be asked.
 #[derive(Debug)]
 pub enum Message {
-    /// Hot-adds a disk; answers with its slot.
-    Attach(Disk, RpcReplyPort<Result<Slot, Error>>),
-    /// Removes a disk from its slot; the file stays. An empty slot is fine.
-    Detach(Slot, RpcReplyPort<Result<(), Error>>),
+    /// Hot-adds a disk; waits while all slots are leased.
+    Attach(Disk, RpcReplyPort<Result<Lease, Error>>),
+    /// Removes the disk of a lease; the file stays. A lease that is over is fine.
+    End(u64, RpcReplyPort<Result<(), Error>>),
+    /// Answers when no slot has a disk of this path.
+    Settle(String, RpcReplyPort<()>),
+    /// Some leases are over: their holders are gone, or their time is.
+    Overdue,
     /// Gives the datastore path of the blank formatted disk of this size, made at its first use.
     Blank(u64, RpcReplyPort<Result<String, Error>>),
     /// Internal: a reconfigure ended.
     #[doc(hidden)]
     Reconfigured(Result<(), Error>),
+    /// Internal: a disk that is let go is not mounted any more, or cannot be unmounted yet.
+    #[doc(hidden)]
+    Unmounted(u64, bool),
     /// Internal: a blank disk is there, or not.
     #[doc(hidden)]
     BlankDone(u64, Result<String, Error>),
+}
+
+/// A slot of the appliance with a disk in it. Dropped without [`Lease::end`], it is unmounted and let go.
+#[derive(Debug)]
+pub struct Lease {
+    context: Context,
+    number: u64,
+    slot: Slot,
+}
+
+impl Lease {
+    /// The slot.
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Gives the slot back; the disk must not be mounted any more.
+    ///
+    /// # Errors
+    /// vSphere's; the disk is then let go later.
+    ///
+    /// # Cancel safety
+    /// Dropping the future lets the disk go later.
+    pub async fn end(self) -> Result<(), Error> {
+        loop {
+            let appliance = &self.context.addresses().appliance;
+            let question = |reply| Message::End(self.number, reply);
+            match appliance.ask(DEADLINE, question).await {
+                // The disk is gone when the next one has started, or is removed by it.
+                Err(AskError::Interrupted) => {}
+                Ok(answer) => return answer,
+                Err(why) => return Err(Error::failed_for_now("detach a disk", &why)),
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let leases = self.context.leases();
+        if leases.lock().find(self.number).is_some() {
+            leases.lock().give_up(self.number);
+            // An appliance that is down looks at its start.
+            self.context.addresses().appliance.tell(Message::Overdue);
+        }
+    }
+}
+
+/// The leases of all slots. They outlive the appliance's actor.
+#[derive(Debug)]
+pub struct Leases {
+    slots: Mutex<Slots>,
+    epoch: Instant,
+}
+
+impl Default for Leases {
+    fn default() -> Self {
+        Self {
+            slots: Mutex::default(),
+            epoch: Instant::now(),
+        }
+    }
+}
+
+impl Leases {
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
 }
 
 /// The appliance actor.
@@ -52,8 +139,8 @@ pub struct Appliance;
 
 #[derive(Debug)]
 enum Change {
-    Attach(Disk, Slot, RpcReplyPort<Result<Slot, Error>>),
-    Detach(Slot, i32, RpcReplyPort<Result<(), Error>>),
+    Attach(Disk, u64, RpcReplyPort<Result<Lease, Error>>),
+    Detach(u64, Vec<RpcReplyPort<Result<(), Error>>>),
 }
 
 /// The running actor.
@@ -61,56 +148,90 @@ enum Change {
 pub struct State {
     context: Context,
     controller: i32,
-    /// Device key by unit; 0 while the disk is being added.
-    units: BTreeMap<u8, i32>,
     queued: Vec<Change>,
-    waiting: Vec<Change>,
+    /// Wait for a slot.
+    waiting: VecDeque<(Disk, RpcReplyPort<Result<Lease, Error>>)>,
     in_flight: Vec<Change>,
+    /// Leases that are being unmounted.
+    letting_go: Vec<u64>,
+    settling: Vec<(String, RpcReplyPort<()>)>,
     blanks: BTreeMap<u64, String>,
     blank_waiting: BTreeMap<u64, Vec<RpcReplyPort<Result<String, Error>>>>,
     tasks: JoinSet<()>,
 }
 
 /// How long a hot-add may take.
-const DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long a lease lasts at most: as long as the largest layer may take.
+pub const LEASE: Duration = Duration::from_secs(3600);
+
+/// How long a disk that was let go may take to be off.
+const SETTLE: Duration = Duration::from_secs(600);
+
+/// How long the unmounting of a disk that is let go is tried at a stretch: whoever wrote to it may still have files open.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Wait between two tries.
+const UNMOUNT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The blank formatted disk of this size.
 ///
 /// # Errors
 /// vSphere's.
 pub async fn blank_disk(context: &Context, bytes: u64) -> Result<String, Error> {
-    let asked = context
-        .addresses()
-        .appliance
-        .ask(DEADLINE, |r| Message::Blank(bytes, r))
-        .await;
-    asked.map_err(|why| Error::failed_for_now("make a blank disk", &why))?
+    loop {
+        let appliance = &context.addresses().appliance;
+        match appliance.ask(DEADLINE, |r| Message::Blank(bytes, r)).await {
+            Err(AskError::Interrupted) => {}
+            Ok(answer) => return answer,
+            Err(why) => return Err(Error::failed_for_now("make a blank disk", &why)),
+        }
+    }
 }
 
-/// Hot-adds a disk to our own VM.
+/// Hot-adds a disk to our own VM. What an earlier holder of the same disk has left is let go first, and then deleted if
+/// the disk is to be made anew.
 ///
 /// # Errors
 /// vSphere's.
-pub async fn attach(context: &Context, disk: Disk) -> Result<Slot, Error> {
-    let asked = context
-        .addresses()
-        .appliance
-        .ask(DEADLINE, |r| Message::Attach(disk, r))
-        .await;
-    asked.map_err(|why| Error::failed_for_now("attach a disk", &why))?
+pub async fn attach(context: &Context, disk: Disk) -> Result<Lease, Error> {
+    let appliance = &context.addresses().appliance;
+    let mut refused = false;
+    loop {
+        settle(context, &disk.path).await?;
+        if disk.create.is_some() {
+            context.vsphere().delete_disk(&disk.path).await?;
+        }
+        let wanted = disk.clone();
+        match appliance.ask(LEASE, |r| Message::Attach(wanted, r)).await {
+            Err(AskError::Interrupted) => {}
+            // Something may have been in its slot that is let go now.
+            Ok(Err(why)) if !refused => {
+                tracing::warn!(path = disk.path, %why, "a disk was not attached, once more");
+                refused = true;
+            }
+            Ok(answer) => return answer,
+            Err(why) => return Err(Error::failed_for_now("attach a disk", &why)),
+        }
+    }
 }
 
-/// Removes a disk from our own VM.
+/// Waits until no slot has a disk of this path.
 ///
 /// # Errors
-/// vSphere's.
-pub async fn detach(context: &Context, slot: Slot) -> Result<(), Error> {
-    let asked = context
-        .addresses()
-        .appliance
-        .ask(DEADLINE, |r| Message::Detach(slot, r))
-        .await;
-    asked.map_err(|why| Error::failed_for_now("detach a disk", &why))?
+/// When it is not let go in time.
+pub async fn settle(context: &Context, path: &str) -> Result<(), Error> {
+    let appliance = &context.addresses().appliance;
+    loop {
+        let path = path.to_owned();
+        match appliance.ask(SETTLE, |r| Message::Settle(path, r)).await {
+            Err(AskError::Interrupted) => {}
+            settled => {
+                return settled.map_err(|why| Error::failed_for_now("let a disk go", &why));
+            }
+        }
+    }
 }
 
 impl Actor for Appliance {
@@ -120,21 +241,25 @@ impl Actor for Appliance {
 
     async fn pre_start(
         &self,
-        _myself: ActorRef<Message>,
+        myself: ActorRef<Message>,
         context: Context,
     ) -> Result<State, ActorProcessingErr> {
         let mut state = State {
             context,
             controller: 1000,
-            units: BTreeMap::new(),
             queued: vec![],
-            waiting: vec![],
+            waiting: VecDeque::new(),
             in_flight: vec![],
+            letting_go: vec![],
+            settling: vec![],
             blanks: BTreeMap::new(),
             blank_waiting: BTreeMap::new(),
             tasks: JoinSet::new(),
         };
         state.look_and_let_go().await?;
+        myself.send_message(Message::Overdue)?;
+        // The deadlines of leases that are older than this actor.
+        myself.send_after(LEASE, || Message::Overdue);
         Ok(state)
     }
 
@@ -146,26 +271,20 @@ impl Actor for Appliance {
     ) -> Result<(), ActorProcessingErr> {
         while state.tasks.try_join_next().is_some() {}
         match message {
-            Message::Attach(disk, reply) => match state.free_unit() {
-                Some(unit) => {
-                    state.units.insert(unit, 0);
-                    state
-                        .queued
-                        .push(Change::Attach(disk, Slot { bus: 0, unit }, reply));
+            Message::Attach(disk, reply) => state.waiting.push_back((disk, reply)),
+            Message::End(lease, reply) => state.end(lease, vec![reply]),
+            Message::Settle(path, reply) => state.settling.push((path, reply)),
+            Message::Overdue => state.let_go(&myself),
+            Message::Unmounted(lease, done) => {
+                state.letting_go.retain(|l| *l != lease);
+                if done {
+                    state.end(lease, vec![]);
+                } else {
+                    myself.send_after(UNMOUNT_PATIENCE, || Message::Overdue);
                 }
-                // All slots are leased: wait for one to come back.
-                None => state
-                    .waiting
-                    .push(Change::Attach(disk, Slot { bus: 0, unit: 0 }, reply)),
-            },
-            Message::Detach(slot, reply) => match state.units.get(&slot.unit) {
-                Some(key) => state.queued.push(Change::Detach(slot, *key, reply)),
-                None => {
-                    let _ = reply.send(Ok(()));
-                }
-            },
+            }
             Message::Blank(bytes, reply) => state.blank(&myself, bytes, reply),
-            Message::Reconfigured(result) => state.reconfigured(result).await?,
+            Message::Reconfigured(result) => state.reconfigured(&myself, result).await?,
             Message::BlankDone(bytes, result) => {
                 if let Ok(path) = &result {
                     state.blanks.insert(bytes, path.clone());
@@ -176,97 +295,152 @@ impl Actor for Appliance {
             }
         }
         state.pump(&myself);
+        state.settle();
         Ok(())
     }
 }
 
 impl State {
-    /// Our own VM's disks; unknown ones are detached. Units in use at boot are none of ours to give.
+    /// Our own VM's disks and mounts: those that no lease names are let go. Only while no reconfigure is under way.
     async fn look_and_let_go(&mut self) -> Result<(), Error> {
         let Some(vm) = self.context.settings().own_vm.clone() else {
             return Ok(());
         };
-        let client = self.context.vsphere().client().await?;
-        let devices: Vec<vmomi::Poly<VirtualDevice>> = client
-            .property(&vm, "config.hardware.device")
-            .await
-            .map_err(|why| Error::failed("read the appliance's devices", &why))?
-            .unwrap_or_default();
-        if let Some(c) = devices
-            .iter()
-            .find_map(|d| d.get::<ParaVirtualSCSIController>())
-        {
-            self.controller = c.key;
-        }
-        let mut removals = Vec::new();
-        let ours = [
-            format!("{}/", self.context.settings().image_folder),
-            self.context
-                .settings()
-                .volume_store
-                .as_ref()
-                .map(|(_, folder)| format!("{folder}/"))
-                .unwrap_or_else(|| "\0".into()),
-        ];
-        for disk in devices.iter().filter_map(|d| d.get::<VirtualDisk>()) {
-            let unit = disk
-                .unit_number
-                .and_then(|u| u8::try_from(u).ok())
-                .unwrap_or_default();
-            let path = backing_path(disk);
-            if ours.iter().any(|folder| path.contains(folder.as_str())) {
-                self.context
-                    .disks()
-                    .unmount(Slot { bus: 0, unit })
-                    .await
-                    .ok();
-                removals.push(remove(disk.key));
-            } else {
-                self.units.insert(unit, disk.key);
+        let devices = Devices::read(&self.context).await?;
+        self.controller = devices.controller().unwrap_or(self.controller);
+        let settings = self.context.settings();
+        let mut ours = vec![format!("{}/", settings.image_folder)];
+        ours.extend(settings.volume_store.iter().map(|(_, f)| format!("{f}/")));
+        let is_ours = |path: &str| {
+            let file = path.split_once("] ").map_or(path, |(_, file)| file);
+            ours.iter().any(|folder| file.starts_with(folder.as_str()))
+        };
+        let disks: Vec<_> = devices
+            .disks()
+            .map(|(unit, key, path)| {
+                let ours = is_ours(&path);
+                (unit, key, path, ours)
+            })
+            .collect();
+        let (strangers, leased) = {
+            let mut slots = self.context.leases().lock();
+            (slots.seen(&disks), slots.leased())
+        };
+        for slot in self.context.disks().mounted().await {
+            if !leased.contains(&slot)
+                && let Err(why) = self.context.disks().unmount(slot).await
+            {
+                tracing::warn!(%slot, %why, "a mount that nobody knows stays");
             }
         }
-        if !removals.is_empty() {
-            let spec = VirtualMachineConfigSpec {
-                device_change: removals,
-                ..Default::default()
-            };
-            self.context.vsphere().reconfigure(&vm.value, spec).await?;
+        for (slot, _) in &strangers {
+            tracing::info!(%slot, "letting a disk go that nobody knows");
         }
-        Ok(())
+        if strangers.is_empty() {
+            return Ok(());
+        }
+        let spec = VirtualMachineConfigSpec {
+            device_change: strangers.iter().map(|(_, key)| remove(*key)).collect(),
+            ..Default::default()
+        };
+        self.context.vsphere().reconfigure(&vm.value, spec).await
     }
 
-    fn free_unit(&self) -> Option<u8> {
-        // 7 is the controller's own.
-        (1..16)
-            .filter(|u| *u != 7)
-            .find(|u| !self.units.contains_key(u))
+    /// Unmounts the disks whose leases are over.
+    fn let_go(&mut self, myself: &ActorRef<Message>) {
+        let leases = self.context.leases();
+        let overdue = leases.lock().overdue(leases.now());
+        for lease in overdue {
+            let ending = self
+                .queued
+                .iter()
+                .chain(&self.in_flight)
+                .any(|change| matches!(change, Change::Detach(l, _) if *l == lease));
+            let Some((slot, held)) = leases.lock().find(lease).map(|(s, h)| (s, h.clone())) else {
+                continue;
+            };
+            if ending || self.letting_go.contains(&lease) {
+                continue;
+            }
+            tracing::info!(%slot, path = held.path, "a lease is over without its holder's word");
+            self.letting_go.push(lease);
+            let (context, me) = (self.context.clone(), myself.clone());
+            self.tasks.spawn(async move {
+                let until = Instant::now() + UNMOUNT_PATIENCE;
+                let done = loop {
+                    match context.disks().unmount(slot).await {
+                        Ok(()) => break true,
+                        Err(why) if Instant::now() >= until => {
+                            tracing::warn!(%slot, %why, "cannot let a disk go yet");
+                            break false;
+                        }
+                        Err(_) => tokio::time::sleep(UNMOUNT_PAUSE).await,
+                    }
+                };
+                let _ = me.send_message(Message::Unmounted(lease, done));
+            });
+        }
+    }
+
+    /// Queues the removal of a lease's disk.
+    fn end(&mut self, lease: u64, replies: Vec<RpcReplyPort<Result<(), Error>>>) {
+        for change in self.queued.iter_mut().chain(&mut self.in_flight) {
+            if let Change::Detach(l, waiting) = change
+                && *l == lease
+            {
+                waiting.extend(replies);
+                return;
+            }
+        }
+        if self.context.leases().lock().find(lease).is_some() {
+            self.queued.push(Change::Detach(lease, replies));
+            return;
+        }
+        for reply in replies {
+            let _ = reply.send(Ok(()));
+        }
     }
 
     /// Sends what is queued as one reconfigure, unless one is in flight.
     fn pump(&mut self, myself: &ActorRef<Message>) {
-        while let Some(unit) = self.free_unit() {
-            let Some(Change::Attach(disk, _, reply)) = self.waiting.pop() else {
-                break;
-            };
-            self.units.insert(unit, 0);
-            self.queued
-                .push(Change::Attach(disk, Slot { bus: 0, unit }, reply));
+        if !self.in_flight.is_empty() {
+            return;
         }
-        if !self.in_flight.is_empty() || self.queued.is_empty() {
+        let leases = self.context.leases().clone();
+        while let Some((disk, reply)) = self.waiting.pop_front() {
+            if reply.is_closed() {
+                continue;
+            }
+            let given = leases.lock().lease(&disk.path, leases.now() + LEASE);
+            match given {
+                Some((lease, _)) => {
+                    self.queued.push(Change::Attach(disk, lease, reply));
+                    myself.send_after(LEASE, || Message::Overdue);
+                }
+                // All slots are leased: wait for one to come back.
+                None => {
+                    self.waiting.push_front((disk, reply));
+                    break;
+                }
+            }
+        }
+        if self.queued.is_empty() {
             return;
         }
         self.in_flight = std::mem::take(&mut self.queued);
         // Removals first: the slots they free are not the ones that are filled.
         self.in_flight
             .sort_by_key(|c| matches!(c, Change::Attach(..)));
-        let device_change = self
-            .in_flight
-            .iter()
-            .map(|change| match change {
-                Change::Attach(disk, slot, _) => add(disk, *slot, self.controller),
-                Change::Detach(_, key, _) => remove(*key),
-            })
-            .collect();
+        let device_change = {
+            let slots = leases.lock();
+            let change = |change: &Change| match change {
+                Change::Attach(disk, lease, _) => {
+                    Some(add(disk, slots.find(*lease)?.0, self.controller))
+                }
+                Change::Detach(lease, _) => Some(remove(slots.find(*lease)?.1.key?)),
+            };
+            self.in_flight.iter().filter_map(change).collect()
+        };
         let spec = VirtualMachineConfigSpec {
             device_change,
             ..Default::default()
@@ -284,47 +458,87 @@ impl State {
         });
     }
 
-    async fn reconfigured(&mut self, result: Result<(), Error>) -> Result<(), Error> {
-        let changes = std::mem::take(&mut self.in_flight);
-        let keys = match &result {
-            Ok(()) => self.disk_keys().await?,
-            Err(_) => BTreeMap::new(),
+    /// A reconfigure has ended. What is true now, the VM's devices tell: a failed one may have been carried out.
+    async fn reconfigured(
+        &mut self,
+        myself: &ActorRef<Message>,
+        result: Result<(), Error>,
+    ) -> Result<(), Error> {
+        let devices = Devices::read(&self.context).await?;
+        let disks: Vec<_> = devices.disks().collect();
+        let there = |lease: u64| {
+            let leases = self.context.leases().lock();
+            let (slot, held) = leases.find(lease)?;
+            disks
+                .iter()
+                .find(|(unit, _, path)| *unit == slot.unit && *path == held.path)
+                .map(|(_, key, _)| (slot, *key))
         };
-        for change in changes {
-            match change {
-                Change::Attach(_, slot, reply) => {
-                    match (&result, keys.get(&slot.unit)) {
-                        (Ok(()), Some(key)) => self.units.insert(slot.unit, *key),
-                        _ => self.units.remove(&slot.unit),
+        let changes: Vec<_> = std::mem::take(&mut self.in_flight)
+            .into_iter()
+            .map(|change| {
+                let lease = match &change {
+                    Change::Attach(_, lease, _) | Change::Detach(lease, _) => *lease,
+                };
+                (there(lease), change)
+            })
+            .collect();
+        let mut strangers = false;
+        let leases = self.context.leases().clone();
+        for (there, change) in changes {
+            match (there, change) {
+                (Some((slot, key)), Change::Attach(_, lease, reply)) => {
+                    leases.lock().added(lease, key);
+                    let lease = Lease {
+                        context: self.context.clone(),
+                        number: lease,
+                        slot,
                     };
-                    let _ = reply.send(result.clone().map(|()| slot));
+                    // Of an asker who has left, the lease drops and the disk is let go.
+                    let _ = reply.send(Ok(lease));
                 }
-                Change::Detach(slot, _, reply) => {
-                    if result.is_ok() {
-                        self.units.remove(&slot.unit);
+                (None, Change::Attach(_, lease, reply)) => {
+                    strangers |= result.is_err();
+                    leases.lock().free(lease);
+                    let missing = || Error::internal("attach a disk", "it is not there");
+                    let _ = reply.send(Err(result.clone().err().unwrap_or_else(missing)));
+                }
+                (None, Change::Detach(lease, replies)) => {
+                    leases.lock().free(lease);
+                    for reply in replies {
+                        let _ = reply.send(Ok(()));
                     }
-                    let _ = reply.send(result.clone());
+                }
+                (Some(_), Change::Detach(lease, replies)) => {
+                    // It is tried again until it is gone.
+                    leases.lock().give_up(lease);
+                    myself.send_after(UNMOUNT_PATIENCE, || Message::Overdue);
+                    let why = result.clone().err();
+                    let why =
+                        why.unwrap_or_else(|| Error::internal("detach a disk", "it is there"));
+                    for reply in replies {
+                        let _ = reply.send(Err(why.clone()));
+                    }
                 }
             }
+        }
+        if strangers {
+            // A disk may be there whose addition we were told had failed.
+            self.look_and_let_go().await?;
         }
         Ok(())
     }
 
-    async fn disk_keys(&self) -> Result<BTreeMap<u8, i32>, Error> {
-        let Some(vm) = &self.context.settings().own_vm else {
-            return Ok(BTreeMap::new());
-        };
-        let client = self.context.vsphere().client().await?;
-        let devices: Vec<vmomi::Poly<VirtualDevice>> = client
-            .property(vm, "config.hardware.device")
-            .await
-            .map_err(|why| Error::failed("read the appliance's devices", &why))?
-            .unwrap_or_default();
-        Ok(devices
-            .iter()
-            .filter_map(|d| d.get::<VirtualDisk>())
-            .filter_map(|d| Some((u8::try_from(d.unit_number?).ok()?, d.key)))
-            .collect())
+    /// Answers those whose disk is in no slot any more.
+    fn settle(&mut self) {
+        let slots = self.context.leases().lock();
+        for (path, reply) in std::mem::take(&mut self.settling) {
+            if slots.has(&path) {
+                self.settling.push((path, reply));
+            } else {
+                let _ = reply.send(());
+            }
+        }
     }
 
     fn blank(
@@ -362,75 +576,18 @@ async fn make_blank(context: &Context, bytes: u64) -> Result<String, Error> {
     vsphere
         .make_directory(&settings.image_path("scratch"))
         .await?;
-    vsphere.delete_disk(&path).await?;
     let disk = Disk {
         path: path.clone(),
         parent: None,
         create: Some(bytes),
     };
-    let slot = attach(context, disk).await?;
-    let formatted = context.disks().format(slot).await;
-    let detached = detach(context, slot).await;
+    let lease = attach(context, disk).await?;
+    let formatted = context.disks().format(lease.slot()).await;
+    let detached = lease.end().await;
     formatted.map_err(|why| Error::failed("format a disk", &why))?;
     detached?;
     vsphere
         .write_file(&marker, bytes::Bytes::from_static(b"{}"))
         .await?;
     Ok(path)
-}
-
-fn backing_path(disk: &VirtualDisk) -> String {
-    disk.backing
-        .as_ref()
-        .and_then(|b| b.get::<VirtualDiskFlatVer2BackingInfo>())
-        .map(|b| b.file_name.clone())
-        .unwrap_or_default()
-}
-
-fn add(disk: &Disk, slot: Slot, controller: i32) -> vmomi::Poly<VirtualDeviceConfigSpec> {
-    let backing = VirtualDiskFlatVer2BackingInfo {
-        file_name: disk.path.clone(),
-        disk_mode: "independent_persistent".into(),
-        thin_provisioned: Some(true),
-        parent: disk.parent.as_ref().map(|parent| {
-            VirtualDiskFlatVer2BackingInfo {
-                file_name: parent.clone(),
-                disk_mode: "persistent".into(),
-                ..Default::default()
-            }
-            .into()
-        }),
-        ..Default::default()
-    };
-    VirtualDeviceConfigSpec {
-        operation: Some(VirtualDeviceConfigSpecOperation::Add),
-        file_operation: disk
-            .create
-            .map(|_| VirtualDeviceConfigSpecFileOperation::Create),
-        device: VirtualDisk {
-            key: -1 - i32::from(slot.unit),
-            controller_key: Some(controller),
-            unit_number: Some(i32::from(slot.unit)),
-            capacity_in_kb: i64::try_from(disk.create.unwrap_or_default() / 1024)
-                .unwrap_or(i64::MAX),
-            backing: Some(backing.into()),
-            ..Default::default()
-        }
-        .into(),
-        ..Default::default()
-    }
-    .into()
-}
-
-fn remove(key: i32) -> vmomi::Poly<VirtualDeviceConfigSpec> {
-    VirtualDeviceConfigSpec {
-        operation: Some(VirtualDeviceConfigSpecOperation::Remove),
-        device: VirtualDisk {
-            key,
-            ..Default::default()
-        }
-        .into(),
-        ..Default::default()
-    }
-    .into()
 }

@@ -195,6 +195,7 @@ struct Inner {
     needs: image::need::Needs,
     abandoned: Abandoned,
     promises: network::Promises,
+    leases: Arc<appliance::Leases>,
     writer: String,
     policy: Policy,
 }
@@ -256,6 +257,7 @@ impl Context {
                 needs: image::need::Needs::default(),
                 abandoned: Abandoned::default(),
                 promises: network::Promises::default(),
+                leases: Arc::default(),
                 writer: format!("{:016x}", rand::random::<u64>()),
                 policy,
             }),
@@ -296,6 +298,11 @@ impl Context {
     /// The actors of which there is one.
     pub fn addresses(&self) -> &Addresses {
         &self.inner.addresses
+    }
+
+    /// The leases of our own VM's slots.
+    pub(crate) fn leases(&self) -> &Arc<appliance::Leases> {
+        &self.inner.leases
     }
 
     /// This program's name as the writer of state documents: another one in each process.

@@ -39,4 +39,8 @@ pub trait DiskAccess: std::fmt::Debug + Send + Sync + 'static {
     fn mount(&self, slot: Slot) -> Doing<'_, PathBuf>;
     /// Unmounts a disk; everything is on it when this answers. A disk that is not mounted is fine.
     fn unmount(&self, slot: Slot) -> Doing<'_, ()>;
+    /// The slots whose disks are mounted, as far as this can be told.
+    fn mounted(&self) -> Pin<Box<dyn Future<Output = Vec<Slot>> + Send + '_>> {
+        Box::pin(async { Vec::new() })
+    }
 }

@@ -233,7 +233,9 @@ async fn delete(args: &Args) -> Result<(), Error> {
     let Args { context, chain } = args;
     let vsphere = context.vsphere();
     vsphere.delete_file(&marker_path(context, chain)).await?;
-    vsphere.delete_disk(&disk_path(context, chain)).await?;
+    let disk = disk_path(context, chain);
+    appliance::settle(context, &disk).await?;
+    vsphere.delete_disk(&disk).await?;
     vsphere
         .delete_file(&context.settings().image_path(chain))
         .await
@@ -291,9 +293,8 @@ async fn unpack(args: &Args, job: &Job, fetch: Fetch) -> Result<u64, Error> {
     vsphere
         .make_directory(&context.settings().image_path(&args.chain))
         .await?;
-    vsphere.delete_disk(&path).await?;
     let create = Some(context.settings().disk_size);
-    let slot = appliance::attach(
+    let lease = appliance::attach(
         context,
         Disk {
             path: path.clone(),
@@ -302,9 +303,13 @@ async fn unpack(args: &Args, job: &Job, fetch: Fetch) -> Result<u64, Error> {
         },
     )
     .await?;
-    let written = fill(context, slot, fetch).await;
-    let unmounted = context.disks().unmount(slot).await;
-    let detached = appliance::detach(context, slot).await;
+    let written = fill(context, lease.slot(), fetch).await;
+    let unmounted = context.disks().unmount(lease.slot()).await;
+    let detached = match &unmounted {
+        Ok(()) => lease.end().await,
+        // Dropped, it is let go as soon as that works.
+        Err(_) => Ok(()),
+    };
     let checked = written.and_then(|unpacked| {
         unmounted.map_err(|why| Error::failed("unmount a layer", &why))?;
         detached?;

@@ -1,6 +1,8 @@
 //! Disk access in the appliance: the hot-added disk is a block device below /dev/disk/by-slot.
 
+use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::Command;
 use std::time::Duration;
 
@@ -40,6 +42,15 @@ impl OwnDisks {
             Err(_) => Err(DiskError::Missing(slot)),
         }
     }
+}
+
+/// The slot of a mount point's name.
+fn slot_of(name: &str) -> Option<Slot> {
+    let (bus, unit) = name.split_once('-')?;
+    Some(Slot {
+        bus: bus.parse().ok()?,
+        unit: unit.parse().ok()?,
+    })
 }
 
 async fn blocking<T: Send + 'static>(
@@ -102,12 +113,26 @@ impl DiskAccess for OwnDisks {
         })
     }
 
+    fn mounted(&self) -> Pin<Box<dyn Future<Output = Vec<Slot>> + Send + '_>> {
+        Box::pin(async {
+            // Every mount point is made for a mount and goes with it.
+            let Ok(points) = std::fs::read_dir(&self.mounts) else {
+                return Vec::new();
+            };
+            points
+                .filter_map(|point| slot_of(point.ok()?.file_name().to_str()?))
+                .collect()
+        })
+    }
+
     fn unmount(&self, slot: Slot) -> Doing<'_, ()> {
         let point = self.mount_point(slot);
         Box::pin(blocking(slot, "unmount", move || {
             match umount2(&point, MntFlags::empty()) {
                 Ok(()) => std::fs::remove_dir(&point),
-                Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => Ok(()),
+                Err(nix::errno::Errno::ENOENT) => Ok(()),
+                // A mount point without a mount.
+                Err(nix::errno::Errno::EINVAL) => std::fs::remove_dir(&point),
                 Err(why) => Err(why.into()),
             }
         }))
