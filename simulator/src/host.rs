@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `AddSwitch`, `RemoveSwitch` | a standard switch; one that port groups need stays |
 //! | `AddPortGroup`, `RemovePortGroup` | a network on a switch; one that VMs use stays |
+//! | `Refresh` | shows its networks as they are now |
 //! | `Ruleset` | switches a rule set of the firewall on or off |
 //!
 //! What a crash loses: nothing; all of it is in the index of the state directory and in the inventory,
@@ -35,6 +36,8 @@ pub(crate) enum Message {
     AddPortGroup(Box<HostPortGroupSpec>, RpcReplyPort<Outcome<()>>),
     /// Takes a port group away.
     RemovePortGroup(String, RpcReplyPort<Outcome<()>>),
+    /// Looks at its networks again.
+    Refresh(RpcReplyPort<()>),
     /// Switches a rule set of the firewall (its object, the rule set's key).
     Ruleset(Moref, String, bool, RpcReplyPort<Outcome<()>>),
 }
@@ -95,6 +98,10 @@ impl Actor for Host {
             }
             Message::RemovePortGroup(name, reply) => {
                 let _ = reply.send(state.remove_portgroup(&name).await);
+            }
+            Message::Refresh(reply) => {
+                state.refresh();
+                let _ = reply.send(());
             }
             Message::Ruleset(system, key, enabled, reply) => {
                 let _ = reply.send(state.ruleset(&system, &key, enabled));

@@ -16,11 +16,12 @@ use crate::inventory::{Prop, Transaction, Tree};
 use crate::world::Ids;
 
 mod compute;
+mod host;
 mod network;
 mod services;
 mod storage;
 
-pub(crate) use compute::refresh_host_network;
+pub(crate) use host::refresh_host_network;
 pub(crate) use network::portgroup;
 pub(crate) use services::licence;
 pub(crate) use storage::describe;

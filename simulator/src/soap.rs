@@ -313,6 +313,7 @@ async fn dispatch(call: &Call<'_>, owner: &str) -> Reply {
         | "DiagnosticManager"
         | "PerformanceManager"
         | "ExtensionManager" => options::call(call),
+        "Network" => host::network(call).await,
         "AuthorizationManager" | "UserDirectory" => authorization::call(call),
         _ => Err(Fault::not_supported()),
     }

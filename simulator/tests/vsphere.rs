@@ -8,6 +8,8 @@ use simulator::{Config, Simulator};
 use vmomi::types::*;
 use vmomi::{Any, Client};
 
+#[path = "vsphere/actors.rs"]
+mod actors;
 #[path = "vsphere/bench.rs"]
 mod bench;
 #[path = "vsphere/collector.rs"]

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "codec/cost.rs"]
+mod cost;
+
 use vmomi::soap::{self, Fault, RequestError};
 use vmomi::types::*;
 use vmomi::value::Element;

@@ -36,8 +36,12 @@ pub fn run() -> anyhow::Result<()> {
 /// Fails when the checked-in files differ from what [`run`] would write.
 pub fn check() -> anyhow::Result<()> {
     let root = workspace();
-    let directory = root.join(CRATE).join("src/generated");
-    for (name, text) in generate(&root)? {
+    compare(&root, &root.join(CRATE).join("src/generated"))
+}
+
+/// Fails when the files in `directory` differ from what the model of the checkout `root` gives.
+fn compare(root: &Path, directory: &Path) -> anyhow::Result<()> {
+    for (name, text) in generate(root)? {
         let path = directory.join(&name);
         if fs::read_to_string(&path).ok().as_deref() != Some(text.as_str()) {
             bail!(
@@ -63,4 +67,28 @@ fn workspace() -> PathBuf {
         .parent()
         .unwrap_or(Path::new("."))
         .to_path_buf()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checked_in_types_are_what_the_model_gives_and_any_drift_is_an_error() {
+        let root = workspace();
+        let directory = root.join(CRATE).join("src/generated");
+        compare(&root, &directory).expect("run `cargo xtask generate`");
+        let changed = tempfile::tempdir().expect("a directory");
+        for name in generate(&root).expect("generates").keys() {
+            fs::copy(directory.join(name), changed.path().join(name)).expect("copied");
+        }
+        compare(&root, changed.path()).expect("a copy is the same");
+        let one = changed.path().join("data.rs");
+        let text = fs::read_to_string(&one).expect("reads");
+        fs::write(&one, text.replacen("i32", "i64", 1)).expect("written");
+        let error = compare(&root, changed.path()).expect_err("drift");
+        assert!(error.to_string().contains("data.rs"), "{error}");
+        fs::remove_file(&one).expect("removed");
+        compare(&root, changed.path()).expect_err("a file is missing");
+    }
 }

@@ -4,15 +4,13 @@ use vmomi::ManagedObjectReference as Moref;
 use vmomi::types::{
     ClusterComputeResourceSummary, ClusterConfigInfo, ClusterConfigInfoEx, ClusterDasConfigInfo,
     ClusterDrsConfigInfo, ComputeResourceConfigInfo, ComputeResourceSummary, DatacenterConfigInfo,
-    DrsBehavior, HostCapability, HostConfigInfo, HostConfigManager, HostConfigSummary, HostCpuInfo,
-    HostFirewallDefaultPolicy, HostFirewallInfo, HostFirewallRule, HostFirewallRuleDirection,
-    HostFirewallRuleset, HostFirewallRulesetIpList, HostHardwareInfo, HostHardwareSummary,
-    HostIpConfig, HostListSummary, HostListSummaryQuickStats, HostNetworkInfo, HostPortGroup,
-    HostPortGroupSpec, HostRuntimeInfo, HostSystemInfo, HostVirtualNic, HostVirtualNicSpec,
-    HostVirtualSwitch, HostVirtualSwitchSpec, ManagedEntityStatus,
+    DrsBehavior, HostCapability, HostConfigInfo, HostConfigSummary, HostCpuInfo, HostHardwareInfo,
+    HostHardwareSummary, HostLicensableResourceInfo, HostListSummary, HostListSummaryQuickStats,
+    HostRuntimeInfo, HostSystemInfo, KeyAnyValue, ManagedEntityStatus,
 };
 
-use super::{Builder, about, network, none_of, pool_config, pool_props, storage};
+use super::host::{firewall, managers, refresh_host_network};
+use super::{Builder, about, network, pool_config, pool_props, storage};
 use crate::clock::now;
 use crate::config::VcModel;
 use crate::inventory::{Prop, Transaction, Tree};
@@ -280,6 +278,7 @@ fn finish_compute(
             overall_status: summary.overall_status,
             ..Default::default()
         };
+        b.t.set(&compute.value, "summaryEx", summary.clone());
         b.t.set(&compute.value, "summary", summary);
     } else {
         b.t.set(&compute.value, "summary", summary);
@@ -375,6 +374,14 @@ fn host(b: &mut Builder<'_, '_>, compute: &Moref, moid: &str, name: &str) -> Mor
         firewall: Some(firewall()),
         ..Default::default()
     };
+    let licensable = HostLicensableResourceInfo {
+        resource: vec![KeyAnyValue {
+            key: "numCpuPackages".into(),
+            value: vmomi::Any::Int(1),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
     let browser = Moref::new("HostDatastoreBrowser", format!("{moid}-datastorebrowser"));
     let stores: Vec<Moref> = b
         .datastores
@@ -398,206 +405,7 @@ fn host(b: &mut Builder<'_, '_>, compute: &Moref, moid: &str, name: &str) -> Mor
             ("datastore", Prop::Refs(Tree::default())),
             ("network", Prop::Refs(Tree::default())),
             ("datastoreBrowser", Prop::value(browser)),
+            ("licensableResource", Prop::value(licensable)),
         ],
     )
-}
-
-fn managers(b: &mut Builder<'_, '_>, host: &str) -> HostConfigManager {
-    let mut add = |r#type: &str, name: &str, props: Vec<(&'static str, Prop)>| {
-        let id = if host == "ha-host" {
-            name.to_owned()
-        } else {
-            format!("{name}-{host}")
-        };
-        Some(b.t.create(Moref::new(r#type, id), props))
-    };
-    HostConfigManager {
-        network_system: add("HostNetworkSystem", "networkSystem", vec![]),
-        firewall_system: add(
-            "HostFirewallSystem",
-            "firewallSystem",
-            vec![("firewallInfo", Prop::value(firewall()))],
-        ),
-        datastore_system: add("HostDatastoreSystem", "datastoreSystem", vec![]),
-        storage_system: add("HostStorageSystem", "storageSystem", vec![]),
-        service_system: add("HostServiceSystem", "serviceSystem", vec![]),
-        date_time_system: add("HostDateTimeSystem", "dateTimeSystem", vec![]),
-        virtual_nic_manager: add("HostVirtualNicManager", "virtualNicManager", vec![]),
-        advanced_option: add(
-            "OptionManager",
-            "ha-adv-options",
-            vec![
-                (
-                    "setting",
-                    Prop::value(none_of::<vmomi::types::OptionValue>()),
-                ),
-                (
-                    "supportedOption",
-                    Prop::value(none_of::<vmomi::types::OptionDef>()),
-                ),
-            ],
-        ),
-        ..Default::default()
-    }
-}
-
-/// The firewall of a host, with the rule by which VMs reach serial port concentrators.
-fn firewall() -> HostFirewallInfo {
-    let rule = |port: i32, end: Option<i32>, out: bool| HostFirewallRule {
-        port,
-        end_port: end,
-        direction: if out {
-            HostFirewallRuleDirection::Outbound
-        } else {
-            HostFirewallRuleDirection::Inbound
-        },
-        protocol: "tcp".into(),
-        ..Default::default()
-    };
-    let set =
-        |key: &str, label: &str, rules: Vec<HostFirewallRule>, enabled: bool| HostFirewallRuleset {
-            key: key.into(),
-            label: label.into(),
-            rule: rules,
-            enabled,
-            allowed_hosts: Some(HostFirewallRulesetIpList {
-                all_ip: true,
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-    HostFirewallInfo {
-        default_policy: HostFirewallDefaultPolicy {
-            incoming_blocked: Some(true),
-            outgoing_blocked: Some(true),
-            ..Default::default()
-        },
-        ruleset: vec![
-            set(
-                "sshServer",
-                "SSH Server",
-                vec![rule(22, None, false)],
-                false,
-            ),
-            set(
-                "vSPC",
-                "VM serial port connected to vSPC",
-                vec![rule(0, Some(65535), true)],
-                true,
-            ),
-            set(
-                "vic-engine",
-                "vic-engine",
-                vec![rule(2377, None, true)],
-                true,
-            ),
-            set(
-                "httpClient",
-                "httpClient",
-                vec![rule(80, None, true), rule(443, None, true)],
-                true,
-            ),
-        ],
-        ..Default::default()
-    }
-}
-
-/// What a host says of its switches, port groups and its own adapter.
-fn host_network(
-    portgroups: &[(String, String, i32)],
-    switches: &[String],
-    management: &str,
-) -> HostNetworkInfo {
-    let port = |name: &str, switch: &str, vlan: i32| HostPortGroup {
-        key: Some(format!("key-vim.host.PortGroup-{name}")),
-        spec: HostPortGroupSpec {
-            name: name.into(),
-            vlan_id: vlan,
-            vswitch_name: switch.into(),
-            ..Default::default()
-        },
-        ..Default::default()
-    };
-    let switch = |name: &str| HostVirtualSwitch {
-        name: name.into(),
-        key: format!("key-vim.host.VirtualSwitch-{name}"),
-        num_ports: 1024,
-        num_ports_available: 1024,
-        mtu: Some(1500),
-        spec: HostVirtualSwitchSpec {
-            num_ports: 1024,
-            mtu: Some(1500),
-            ..Default::default()
-        },
-        ..Default::default()
-    };
-    let mut groups = vec![port("Management Network", "vSwitch0", 0)];
-    groups.extend(
-        portgroups
-            .iter()
-            .map(|(name, s, vlan)| port(name, s, *vlan)),
-    );
-    let mut all = vec![switch("vSwitch0")];
-    all.extend(switches.iter().map(|s| switch(s)));
-    HostNetworkInfo {
-        vswitch: all,
-        portgroup: groups,
-        vnic: vec![HostVirtualNic {
-            device: "vmk0".into(),
-            key: "key-vim.host.VirtualNic-vmk0".into(),
-            portgroup: "Management Network".into(),
-            spec: HostVirtualNicSpec {
-                ip: Some(HostIpConfig {
-                    dhcp: false,
-                    ip_address: Some(management.to_owned()),
-                    subnet_mask: Some("255.255.255.0".into()),
-                    ..Default::default()
-                }),
-                mac: Some("00:50:56:ff:ff:01".into()),
-                portgroup: Some("Management Network".into()),
-                mtu: Some(1500),
-                ..Default::default()
-            },
-            ..Default::default()
-        }],
-        ..Default::default()
-    }
-}
-
-/// Writes a host's networks anew, from the port groups that it has.
-pub(crate) fn refresh_host_network(
-    t: &mut Transaction,
-    host: &Moref,
-    switches: &[String],
-    management: &str,
-) {
-    let snapshot = t.snapshot().clone();
-    let groups: Vec<(String, String, i32)> = snapshot
-        .children(&host.value, "network")
-        .into_iter()
-        .filter(|o| o.moref.r#type == "Network")
-        .map(|o| {
-            let switch = o.text(".switch").unwrap_or("vSwitch0").to_owned();
-            let vlan = o.text(".vlan").and_then(|v| v.parse().ok()).unwrap_or(0);
-            (o.text("name").unwrap_or_default().to_owned(), switch, vlan)
-        })
-        .collect();
-    let info = host_network(&groups, switches, management);
-    let id = if host.value == "ha-host" {
-        "networkSystem".to_owned()
-    } else {
-        format!("networkSystem-{}", host.value)
-    };
-    t.set(&id, "networkInfo", info.clone());
-    if let Some(Prop::Value(config)) = snapshot
-        .find(&host.value)
-        .and_then(|o| o.props.get("config"))
-        && let Some(config) = config.as_data::<HostConfigInfo>()
-    {
-        let config = HostConfigInfo {
-            network: Some(info),
-            ..config.clone()
-        };
-        t.set(&host.value, "config", config);
-    }
 }

@@ -124,16 +124,21 @@ pub(super) fn mount(b: &mut Builder<'_, '_>, stores: &[Moref], hosts: &[Moref]) 
             .iter()
             .map(|host| DatastoreHostMount {
                 key: host.clone(),
-                mount_info: HostMountInfo {
-                    path: Some(format!("/vmfs/volumes/{}", store.value)),
-                    access_mode: "readWrite".into(),
-                    mounted: Some(true),
-                    accessible: Some(true),
-                    ..Default::default()
-                },
+                mount_info: mounted(&store.value),
                 ..Default::default()
             })
             .collect();
         b.t.set(&store.value, "host", mounts);
+    }
+}
+
+/// How a host has a datastore.
+pub(super) fn mounted(store: &str) -> HostMountInfo {
+    HostMountInfo {
+        path: Some(format!("/vmfs/volumes/{store}")),
+        access_mode: "readWrite".into(),
+        mounted: Some(true),
+        accessible: Some(true),
+        ..Default::default()
     }
 }

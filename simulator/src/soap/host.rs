@@ -11,6 +11,7 @@ use super::{Call, PATIENCE, Reply, ok};
 use crate::clock::now;
 use crate::fault::{Fault, Outcome};
 use crate::host::Message;
+use crate::portgroup;
 
 pub(super) async fn call(call: &Call<'_>) -> Reply {
     match call.method {
@@ -47,6 +48,25 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
         }
         "QueryDateTime" => ok(now()),
         "QueryMemoryOverhead" => ok(0i64),
+        _ => Err(Fault::not_supported()),
+    }
+}
+
+/// Methods of networks, whichever hosts have them.
+pub(super) async fn network(call: &Call<'_>) -> Reply {
+    match (call.method, call.this.r#type.as_str()) {
+        ("DestroyNetwork", "Network") => {
+            let hosts = call.world.inventory.now();
+            let hosts = hosts.children(&call.this.value, "host");
+            let hosts: Vec<Moref> = hosts.into_iter().map(|h| h.moref.clone()).collect();
+            portgroup::remove(call.world, call.this).await?;
+            for host in hosts {
+                let address = call.world.host(&host)?;
+                // A host that dies meanwhile looks at its networks when it is there again.
+                let _ = address.ask(PATIENCE, Message::Refresh).await;
+            }
+            ok(())
+        }
         _ => Err(Fault::not_supported()),
     }
 }
