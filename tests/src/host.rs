@@ -183,8 +183,8 @@ pub fn wait_gone(pids: &[u32], deadline: Duration) -> Result<()> {
     }
 }
 
-/// What a world may leave behind: mounts, loop devices in use, cgroups.
-#[derive(Debug, PartialEq, Eq)]
+/// What a world may leave behind: mounts, loop devices in use, simulators' cgroups.
+#[derive(Debug)]
 pub struct Leftovers {
     mounts: BTreeSet<String>,
     loops: BTreeSet<String>,
@@ -210,12 +210,65 @@ impl Leftovers {
         }
         let mut cgroups = BTreeSet::new();
         directories(Path::new("/sys/fs/cgroup"), 0, &mut cgroups);
+        // Whoever else lives on this host has cgroups that come and go.
+        cgroups.retain(|path| owner(path).is_some());
         Ok(Self {
             mounts,
             loops,
             cgroups,
         })
     }
+
+    /// What is there now and was not there `before`, when our own simulators have ended. What a simulator has that
+    /// still runs is not ours (somebody works on this host); its loop devices cannot be told from ours, so none are
+    /// looked at while there is one.
+    ///
+    /// # Errors
+    /// When /proc or /sys cannot be read.
+    pub fn since(before: &Self) -> Result<Vec<String>> {
+        let foreign: BTreeSet<u32> = processes()?
+            .into_iter()
+            .filter(|p| p.command.contains("vic-sim "))
+            .map(|p| p.pid)
+            .collect();
+        let now = Self::now()?;
+        let mounts = now.mounts.difference(&before.mounts).cloned();
+        let loops = now
+            .loops
+            .difference(&before.loops)
+            .filter(|_| foreign.is_empty())
+            .cloned();
+        let cgroups = now
+            .cgroups
+            .difference(&before.cgroups)
+            .filter(|path| owner(path).is_none_or(|pid| !foreign.contains(&pid)))
+            .map(|path| path.display().to_string());
+        Ok(mounts.chain(loops).chain(cgroups).collect())
+    }
+
+    /// Waits until nothing is left of what came after `before`.
+    ///
+    /// # Errors
+    /// With what still is when the deadline passes.
+    pub fn wait_none(before: &Self, deadline: Duration) -> Result<()> {
+        let end = Instant::now() + deadline;
+        loop {
+            let left = Self::since(before)?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "left behind: {left:#?}");
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    }
+}
+
+/// The simulator that a cgroup belongs to: `…/vic-sim.<pid>.<number>/…`.
+fn owner(cgroup: &Path) -> Option<u32> {
+    let name = cgroup
+        .iter()
+        .find_map(|part| part.to_str()?.strip_prefix("vic-sim."))?;
+    name.split('.').next()?.parse().ok()
 }
 
 fn directories(dir: &Path, depth: usize, all: &mut BTreeSet<PathBuf>) {

@@ -63,16 +63,19 @@ impl World {
     /// # Errors
     /// With what it printed.
     pub fn up(&mut self) -> Result<String> {
-        let registry = format!("host.docker.internal:{}", self.registry.port);
+        let port = self.registry.port.to_string();
+        let registry = format!("host.docker.internal:{port}");
+        self.up_with(&["--host-port", &port, "--insecure-registry", &registry])
+    }
+
+    /// As [`World::up`], with these arguments about registries in place of those that name this world's own.
+    ///
+    /// # Errors
+    /// With what it printed.
+    pub fn up_with(&mut self, args: &[&str]) -> Result<String> {
         let mut command = self.vic_machine("up")?;
         command.args(["--detach", "--port", &self.port.to_string()]);
-        command.args([
-            "--host-port",
-            &self.registry.port.to_string(),
-            "--insecure-registry",
-            &registry,
-        ]);
-        command.args(&self.options.up);
+        command.args(args).args(&self.options.up);
         command.envs(self.options.env.iter().map(|(name, value)| (name, value)));
         let ran = run_within(&mut command, b"", UP)?;
         let printed = ran.ok()?;

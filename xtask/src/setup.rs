@@ -92,6 +92,11 @@ const TEST: &[Need] = &[
         why: "a terminal for tests",
     },
     Need {
+        package: "curl",
+        present: &["/usr/bin/curl"],
+        why: "a client that checks any name in a certificate",
+    },
+    Need {
         package: "ca-certificates",
         present: &["/etc/ssl/certs/ca-certificates.crt"],
         why: "trust of registries",
