@@ -10,6 +10,9 @@ use crate::create::Installed;
 use crate::plan::Plan;
 use crate::tls::{Mode, files};
 
+/// Options for TLS with a server that nobody vouches for. Without the second, the CLI wants a ca.pem in its folder.
+const UNVERIFIED: &str = " --tls --tlscacert=\"\"";
+
 /// How docker's clients reach a VCH.
 #[derive(Clone, Debug)]
 pub(crate) struct DockerLines {
@@ -28,7 +31,7 @@ impl DockerLines {
         let dir = client_dir.map(|dir| dir.display().to_string());
         let options = match (mode, &dir) {
             (Mode::Plain, _) => String::new(),
-            (Mode::NoVerify, _) => " --tls".to_owned(),
+            (Mode::NoVerify, _) => UNVERIFIED.to_owned(),
             (Mode::Verify, Some(dir)) => format!(
                 " --tlsverify --tlscacert=\"{dir}/ca.pem\" --tlscert=\"{dir}/cert.pem\" --tlskey=\"{dir}/key.pem\""
             ),
@@ -84,7 +87,8 @@ pub(crate) fn installed(plan: &Plan, installed: &Installed, legacy: bool) {
         info!("DOCKER_HOST={}", lines.host);
         info!("");
         info!("Connect to docker:");
-        info!("{}", lines.command);
+        // As it was printed in its time.
+        info!("{}", lines.command.replace(UNVERIFIED, " --tls"));
     }
 }
 
@@ -183,7 +187,10 @@ mod tests {
     fn each_way_of_serving_has_its_own_lines() {
         let at = ("10.0.0.9".to_owned(), 2376);
         let old = DockerLines::new(&at, Mode::NoVerify, None);
-        assert_eq!(old.command, "docker -H 10.0.0.9:2376 --tls info");
+        assert_eq!(
+            old.command,
+            "docker -H 10.0.0.9:2376 --tls --tlscacert=\"\" info"
+        );
         let plain = DockerLines::new(&("h".into(), 2375), Mode::Plain, None);
         assert_eq!(plain.joined(), "DOCKER_HOST=h:2375");
         let verified = DockerLines::new(&at, Mode::Verify, Some(Path::new("/c")));

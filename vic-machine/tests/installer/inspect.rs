@@ -132,7 +132,7 @@ INFO docker -H 192.0.2.7:2375 info
     let unverified = "INFO DOCKER_HOST=192.0.2.7:2376 COMPOSE_TLS_VERSION=TLSv1_2
 INFO
 INFO Connect to docker:
-INFO docker -H 192.0.2.7:2376 --tls info
+INFO docker -H 192.0.2.7:2376 --tls --tlscacert=\"\" info
 ";
     for (option, connection) in [("--no-tls", plain), ("--no-tlsverify", unverified)] {
         let stage = Stage::new(Config::esx("")).await;
