@@ -72,6 +72,24 @@ pub fn request(
     read_answer(&mut reader).with_context(|| format!("{method} {path}"))
 }
 
+/// Asks for a raw stream, as docker's clients do for an attach, and gives what follows the answer's head.
+///
+/// # Errors
+/// When the server cannot be reached, breaks off, or refuses.
+pub fn hijack(server: SocketAddr, path: &str, limit: Duration) -> Result<BufReader<TcpStream>> {
+    let mut stream = TcpStream::connect_timeout(&server, limit).context("connecting")?;
+    stream.set_read_timeout(Some(limit))?;
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: vch\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).context("sending")?;
+    let mut reader = BufReader::new(stream);
+    let status = line(&mut reader)?;
+    ensure!(status.contains(" 101 "), "{path}: {status}");
+    while !line(&mut reader)?.is_empty() {}
+    Ok(reader)
+}
+
 /// What goes with a request.
 pub enum Body<'a> {
     /// Nothing.
@@ -105,6 +123,7 @@ fn read_answer(reader: &mut impl BufRead) -> Result<Answer> {
     let status = line(reader)?;
     let status = status
         .strip_prefix("HTTP/1.1 ")
+        .or_else(|| status.strip_prefix("HTTP/1.0 "))
         .and_then(|rest| rest.get(..3)?.parse().ok())
         .with_context(|| format!("the server says {status:?}"))?;
     let (mut length, mut chunked, mut kind) = (None, false, String::new());

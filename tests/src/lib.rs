@@ -1,6 +1,7 @@
 //! What the end-to-end suites share: a world (simulator, VCH, registry) and the real clients in it.
 
 pub mod bench;
+pub mod disk;
 pub mod dockerd;
 pub mod host;
 pub mod http;

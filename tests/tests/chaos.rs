@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         .into_iter()
         .map(|(name, test)| {
             Trial::test(name, move || {
-                test().map_err(|e| Failed::from(format!("{e:?}")))
+                test().map_err(|e| Failed::from(format!("{e:#}")))
             })
         })
         .collect();

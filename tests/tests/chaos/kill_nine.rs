@@ -12,8 +12,9 @@ use system_tests::image::Recipe;
 use system_tests::installed::{Installed, until};
 use system_tests::world::path;
 
-use super::log::{Reader, tail};
+use super::log::{How, Reader, tail};
 use super::model::Model;
+use super::probe::{PROMISE, Stalls};
 use super::random::Random;
 use super::stage::{Ended, Stage};
 use super::workload::{self, IMAGE, Op, Outcome, TICKER, Verb, start_ticker};
@@ -28,7 +29,9 @@ pub const TESTS: &[(&str, super::Test)] = &[
 ];
 
 /// Each kill doubles tether's pause before the next start: six of them take six seconds of it.
-const KILLS: usize = 6;
+const KILLS: u32 = 6;
+/// The first pause.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Until the next `vch` answers.
 const BACK: Duration = Duration::from_secs(60);
 const VERBS: [Verb; 9] = [
@@ -55,12 +58,17 @@ fn at_random_points() -> Result<()> {
     survivor(&stage.vch, "here")?;
     let before = processes(&stage.vch)?;
     ensure!(before.len() == 2, "{before:?}");
-    let attach = Reader::start(&stage.vch, &["attach", "--no-stdin", "--sig-proxy=false"]);
-    let logs = Reader::start(&stage.vch, &["logs", "-f", "--tail", "1"]);
-    for number in 0..KILLS {
+    let attach = Reader::start(&stage.vch, How::Attach);
+    let logs = Reader::start(&stage.vch, How::Follow);
+    let (mut kills, stalls) = (0, Stalls::watch());
+    while kills < KILLS {
+        let number = kills;
         let verb = *stage.random.choose(&VERBS).context("verb")?;
         let op = stage.prepare(verb)?;
         let delay = Duration::from_millis(stage.random.below(60) as u64);
+        // Now and then the next one dies too, somewhere in its start.
+        let again = stage.random.one_in(3) && kills > 0;
+        let again = again.then(|| Duration::from_millis(stage.random.below(150) as u64));
         let context = || {
             format!(
                 "kill {number}, {delay:?} into {op:?}; seed {}; vch's log:\n{}",
@@ -68,8 +76,15 @@ fn at_random_points() -> Result<()> {
                 stage.vch.log()
             )
         };
-        let (ended, took) = killed_during(&stage.vch, &op, delay).with_context(context)?;
-        eprintln!("kill {number}, {delay:?} into {op:?}: answers again after {took:?}");
+        stalls.clear();
+        let (ended, took) = killed_during(&stage.vch, &op, delay, again).with_context(context)?;
+        kills += 1 + u32::from(again.is_some());
+        eprintln!(
+            "kill {number}, {delay:?} into {:?}, again {again:?}: answers after {took:?}",
+            op.verb()
+        );
+        let limit = PROMISE + PAUSE * 2_u32.pow(kills - 1) + stalls.longest() * 4;
+        ensure!(took <= limit, "answers after {took:?} of {limit:?}");
         ensure!(!matches!(ended.1, Outcome::Wrong(_)), "{ended:?}");
         // The first answer is right, but for what was just being changed.
         right_at_once(&stage.vch, &stage.model, &op).with_context(context)?;
@@ -98,13 +113,28 @@ fn at_random_points() -> Result<()> {
     Ok(())
 }
 
-/// Kills `vch` some time into an operation; gives how it ended, and when the next `vch` answered.
-fn killed_during(vch: &Installed, op: &Op, delay: Duration) -> Result<(Ended, Duration)> {
-    let old = vch.vch()?;
+/// Kills `vch` some time into an operation, and the next one so much after its start; gives how the operation ended,
+/// and how long after the last kill `vch` answered.
+fn killed_during(
+    vch: &Installed,
+    op: &Op,
+    delay: Duration,
+    again: Option<Duration>,
+) -> Result<(Ended, Duration)> {
+    let mut old = vch.vch()?;
     std::thread::scope(|scope| {
         let run = scope.spawn(|| (op.clone(), workload::run(vch, op)));
         std::thread::park_timeout(delay);
         kill(Pid::from_raw(i32::try_from(old)?), Signal::SIGKILL)?;
+        if let Some(delay) = again {
+            old = until(BACK, || {
+                let next = vch.vch()?;
+                ensure!(next != old, "the old one runs");
+                Ok(next)
+            })?;
+            std::thread::park_timeout(delay);
+            kill(Pid::from_raw(i32::try_from(old)?), Signal::SIGKILL)?;
+        }
         let began = Instant::now();
         until(BACK, || {
             let pong = vch.request("GET", "/_ping", &Body::None, BACK)?;

@@ -1,13 +1,14 @@
 //! The log of the container that counts: the file's numbers, and what docker's clients see of them.
 
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
+use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use system_tests::http::Body;
+use system_tests::http::{Body, hijack};
 use system_tests::installed::{Installed, until};
 
 use super::workload::{TICKER, consecutive, stdout};
@@ -64,8 +65,18 @@ pub fn tail(vch: &Installed, lines: &str) -> Result<u64> {
     consecutive(&stdout(&answer.body)?)
 }
 
-/// A docker client that reads the numbers live, and comes back whenever its stream ends.
+/// How a client reads the numbers live.
+#[derive(Debug, Clone, Copy)]
+pub enum How {
+    /// Attached, by the API: docker's own client would wait for the container's end when its stream has ended.
+    Attach,
+    /// `docker logs -f`.
+    Follow,
+}
+
+/// A client that reads the numbers live, and comes back whenever its stream ends.
 pub struct Reader {
+    how: How,
     shared: Arc<Shared>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -80,28 +91,31 @@ struct Shared {
 }
 
 impl Reader {
-    /// Starts `docker ARGS` on the container that counts.
-    pub fn start(vch: &Installed, args: &[&str]) -> Self {
+    /// Starts a client.
+    pub fn start(vch: &Installed, how: How) -> Self {
         let shared = Arc::new(Shared::default());
-        let (ours, args) = (shared.clone(), args.join(" "));
+        let (ours, server) = (shared.clone(), vch.docker_address());
         let mut command = vch.docker_command();
         command
-            .args(args.split(' '))
-            .arg(TICKER)
+            .args(["logs", "-f", "--tail", "1", TICKER])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
         let thread = std::thread::spawn(move || {
             while !ours.stop.load(Ordering::SeqCst) {
-                let session = ours.session(&mut command);
+                let session = match how {
+                    How::Attach => ours.attach(server),
+                    How::Follow => ours.follow(&mut command),
+                };
                 if let Err(why) = session {
-                    *lock(&ours.gap) = Some(format!("docker {args}: {why:#}"));
+                    *lock(&ours.gap) = Some(format!("{how:?}: {why:#}"));
                     return;
                 }
                 std::thread::park_timeout(Duration::from_millis(20));
             }
         });
         Self {
+            how,
             shared,
             thread: Some(thread),
         }
@@ -115,7 +129,11 @@ impl Reader {
                 return Err(anyhow::anyhow!(gap));
             }
             let last = self.shared.last.load(Ordering::SeqCst);
-            ensure!(last > now, "the reader is at {last}, the log at {now}");
+            ensure!(
+                last > now,
+                "{:?} has come to {last}, the log was at {now} long ago",
+                self.how
+            );
             Ok(())
         })
     }
@@ -127,26 +145,16 @@ impl Reader {
 }
 
 impl Shared {
-    /// One life of the client: its numbers follow each other.
-    fn session(&self, command: &mut std::process::Command) -> Result<()> {
+    /// One life of docker's client: its numbers follow each other.
+    fn follow(&self, command: &mut std::process::Command) -> Result<()> {
         let mut child = command.spawn().context("starting docker")?;
         let output = child.stdout.take().context("stdout")?;
         *lock(&self.child) = Some(child);
-        self.sessions.fetch_add(1, Ordering::SeqCst);
-        let mut before: Option<u64> = None;
+        let mut counted = Counted::default();
         let mut lines = BufReader::new(output);
-        let mut line = String::new();
-        // A line that has no end was cut off with the stream.
-        while lines.read_line(&mut line)? > 0 && line.ends_with('\n') {
-            let number: u64 = line
-                .trim_end()
-                .parse()
-                .with_context(|| format!("{line:?}"))?;
-            if let Some(before) = before {
-                ensure!(number == before + 1, "{number} follows {before}");
-            }
-            before = Some(number);
-            self.last.store(number, Ordering::SeqCst);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            self.count(&mut counted, &line)?;
             line.clear();
         }
         if let Some(mut child) = lock(&self.child).take() {
@@ -155,6 +163,76 @@ impl Shared {
         }
         Ok(())
     }
+
+    /// One attach, until the server ends it.
+    fn attach(&self, server: SocketAddr) -> Result<()> {
+        let path = format!("/containers/{TICKER}/attach?stream=1&stdout=1&stderr=1");
+        // Refused while what serves it is being started again: the next try follows.
+        let Ok(mut stream) = hijack(server, &path, Duration::from_secs(20)) else {
+            return Ok(());
+        };
+        let nap = Some(Duration::from_millis(100));
+        stream.get_ref().set_read_timeout(nap)?;
+        let (mut counted, mut raw, mut buffer) = (Counted::default(), Vec::new(), [0; 4096]);
+        while !self.stop.load(Ordering::SeqCst) {
+            match stream.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => raw.extend_from_slice(&buffer[..count]),
+                Err(why) if why.kind() == ErrorKind::WouldBlock => {}
+                // Broken off: as good as ended.
+                Err(_) => break,
+            }
+            while let Some(frame) = take_frame(&mut raw) {
+                self.count(&mut counted, &frame)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&self, counted: &mut Counted, bytes: &[u8]) -> Result<()> {
+        if let Some(number) = counted.take(bytes)? {
+            if !std::mem::replace(&mut counted.begun, true) {
+                self.sessions.fetch_add(1, Ordering::SeqCst);
+            }
+            self.last.store(number, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+}
+
+/// The numbers of one stream.
+#[derive(Default)]
+struct Counted {
+    begun: bool,
+    last: Option<u64>,
+    /// Of a line whose end has not come.
+    part: Vec<u8>,
+}
+
+impl Counted {
+    /// The last number after these bytes.
+    fn take(&mut self, bytes: &[u8]) -> Result<Option<u64>> {
+        self.part.extend_from_slice(bytes);
+        while let Some(at) = self.part.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.part.drain(..=at).collect();
+            let line = String::from_utf8(line)?;
+            let number = line.trim_end().parse::<u64>();
+            let number = number.with_context(|| format!("{line:?}"))?;
+            if let Some(last) = self.last {
+                ensure!(number == last + 1, "{number} follows {last}");
+            }
+            self.last = Some(number);
+        }
+        Ok(self.last)
+    }
+}
+
+/// The content of the first whole frame.
+fn take_frame(raw: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let head = raw.get(..8)?;
+    let size = u32::from_be_bytes([head[4], head[5], head[6], head[7]]) as usize;
+    raw.get(8..8 + size)?;
+    Some(raw.drain(..8 + size).skip(8).collect())
 }
 
 impl Drop for Reader {

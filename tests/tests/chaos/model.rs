@@ -56,6 +56,8 @@ pub struct Model {
     pub images: BTreeMap<String, Vec<String>>,
     /// Layers that an interrupted transfer may have left, whole, for the next one.
     pub spare: BTreeSet<String>,
+    /// What an interrupted operation may still change: nothing else is done to it meanwhile.
+    pub touched: BTreeSet<String>,
 }
 
 impl Model {
@@ -98,6 +100,23 @@ impl Model {
                 self.forget_spares(&image.chain);
             }
             Op::Exec { .. } | Op::Run { .. } | Op::Events | Op::Logs { .. } => {}
+        }
+    }
+
+    /// Whether everything is as it is after this operation.
+    pub fn shows(&self, op: &Op) -> bool {
+        match op {
+            Op::Create { name, .. } => self.containers.contains_key(name),
+            Op::Start { name } => self.state(name) == Some(State::Running),
+            Op::Stop { name } => self.state(name) == Some(State::Exited),
+            Op::Remove { name } => !self.containers.contains_key(name),
+            Op::VolumeCreate { name } => self.volumes.contains(name),
+            Op::VolumeRemove { name } => !self.volumes.contains(name),
+            Op::Pull(image) | Op::Load(image) => self.images.contains_key(&image.tag),
+            Op::RemoveImage(image) => !self.images.contains_key(&image.tag),
+            // Its container may come as long as anything may.
+            Op::Run { .. } => false,
+            Op::Exec { .. } | Op::Events | Op::Logs { .. } => true,
         }
     }
 
@@ -144,7 +163,7 @@ impl Model {
     pub fn in_state(&self, states: &[State]) -> Vec<String> {
         self.containers
             .iter()
-            .filter(|(_, c)| states.contains(&c.state))
+            .filter(|(name, c)| states.contains(&c.state) && !self.touched.contains(*name))
             .map(|(name, _)| name.clone())
             .collect()
     }
@@ -156,7 +175,8 @@ impl Model {
                 .values()
                 .any(|c| c.volume.as_ref() == Some(name))
         };
-        self.volumes.iter().filter(|v| !used(v)).cloned().collect()
+        let free = |name: &&String| !used(name) && !self.touched.contains(*name);
+        self.volumes.iter().filter(free).cloned().collect()
     }
 
     /// The volumes that should be: named ones, and the anonymous ones that containers brought.

@@ -139,11 +139,13 @@ impl Stalls {
         Self { longest, stop }
     }
 
-    fn clear(&self) {
+    /// Forgets what was.
+    pub fn clear(&self) {
         self.longest.store(0, Ordering::SeqCst);
     }
 
-    fn longest(&self) -> Duration {
+    /// The longest standstill since then.
+    pub fn longest(&self) -> Duration {
         Duration::from_micros(self.longest.load(Ordering::SeqCst))
     }
 }

@@ -15,6 +15,8 @@ use super::workload::{self, IMAGE, Op, Outcome, TICKER, Verb};
 
 /// How long the world may need to become what the model says.
 const SETTLE: Duration = Duration::from_secs(30);
+/// How long an operation whose client was cut off may go on in the server.
+const LATE: Duration = Duration::from_secs(15);
 
 /// Everything that a test of kills needs.
 pub struct Stage {
@@ -24,6 +26,8 @@ pub struct Stage {
     pub images: Vec<Image>,
     vsphere: Inventory,
     log: LogFile,
+    /// Interrupted operations that have done nothing so far, and since when.
+    late: Vec<(Op, Instant)>,
 }
 
 /// An operation and how it ended.
@@ -62,6 +66,7 @@ impl Stage {
             images,
             vsphere,
             log,
+            late: Vec::new(),
         };
         stage.settle(&[])?;
         Ok(stage)
@@ -88,19 +93,16 @@ impl Stage {
 
     /// Waits until everything is as the model says, whichever way the interrupted operations went.
     pub fn settle(&mut self, ended: &[Ended]) -> Result<()> {
-        let mut models = vec![self.model.clone()];
+        self.late.retain(|(_, since)| since.elapsed() < LATE);
         for (op, outcome) in ended {
-            models = models
-                .iter()
-                .flat_map(|model| match outcome {
-                    Outcome::Unknown(_) => model.outcomes(op),
-                    _ => {
-                        let mut model = model.clone();
-                        model.apply(op);
-                        vec![model]
-                    }
-                })
-                .collect();
+            match outcome {
+                Outcome::Unknown(_) => self.late.push((op.clone(), Instant::now())),
+                _ => self.model.apply(op),
+            }
+        }
+        let mut models = vec![self.model.clone()];
+        for (op, _) in &self.late {
+            models = models.iter().flat_map(|m| m.outcomes(op)).collect();
         }
         let end = Instant::now() + SETTLE;
         loop {
@@ -111,6 +113,9 @@ impl Stage {
                         let differences = view.differences(model);
                         if differences.is_empty() {
                             self.model = model.clone();
+                            self.late.retain(|(op, _)| !self.model.shows(op));
+                            let late = self.late.iter().flat_map(|(op, _)| op.things());
+                            self.model.touched = late.collect();
                             let ticker = self.model.containers[TICKER].id.clone();
                             return self.log.check(&self.vch, &ticker.context("ticker")?);
                         }

@@ -63,6 +63,27 @@ pub enum Op {
 }
 
 impl Op {
+    /// The names of the things that it changes.
+    pub fn things(&self) -> Vec<String> {
+        match self {
+            Self::Create { name, volume, .. } => {
+                let mut things = vec![name.clone()];
+                things.extend(volume.clone());
+                things
+            }
+            Self::Start { name }
+            | Self::Stop { name }
+            | Self::Remove { name }
+            | Self::Run { name }
+            | Self::VolumeCreate { name }
+            | Self::VolumeRemove { name } => vec![name.clone()],
+            Self::Pull(image) | Self::Load(image) | Self::RemoveImage(image) => {
+                vec![image.tag.clone()]
+            }
+            Self::Exec { .. } | Self::Events | Self::Logs { .. } => Vec::new(),
+        }
+    }
+
     /// What it does, without what it does it to.
     pub fn verb(&self) -> Verb {
         match self {
@@ -150,7 +171,7 @@ pub fn plan(verb: Verb, model: &Model, images: &[Image], random: &mut Random) ->
     let there = |name: &&&str| model.containers.contains_key(**name);
     let free: Vec<String> = CONTAINERS
         .iter()
-        .filter(|n| !there(n))
+        .filter(|n| !there(n) && !model.touched.contains(**n))
         .map(|n| (*n).to_owned())
         .collect();
     let of = |states: &[State]| {
@@ -177,6 +198,7 @@ pub fn plan(verb: Verb, model: &Model, images: &[Image], random: &mut Random) ->
             let fit: Vec<&Image> = images
                 .iter()
                 .filter(|i| model.images.contains_key(&i.tag) == kept && pulled(i))
+                .filter(|i| !model.touched.contains(&i.tag))
                 .collect();
             let image = (*random.choose(&fit)?).clone();
             return Some(match verb {
@@ -193,7 +215,9 @@ pub fn plan(verb: Verb, model: &Model, images: &[Image], random: &mut Random) ->
         Verb::Exec => some(model.in_state(&[State::Running]), random)?,
         Verb::Logs => TICKER.to_owned(),
         Verb::VolumeCreate => {
-            let absent = VOLUMES.iter().filter(|v| !model.volumes.contains(**v));
+            let absent = VOLUMES
+                .iter()
+                .filter(|v| !model.volumes.contains(**v) && !model.touched.contains(**v));
             some(absent.map(|v| (*v).to_owned()).collect(), random)?
         }
         Verb::VolumeRemove => some(model.unused_volumes(), random)?,
