@@ -185,7 +185,7 @@ impl Client {
         watch.task(&task).await
     }
 
-    /// Ends the session.
+    /// Ends the session, for all clones of this client; whoever still calls or waits is not logged in again.
     ///
     /// # Errors
     /// When the server does not answer; the session then ends when it has been idle for long enough.
@@ -194,6 +194,7 @@ impl Client {
         let Some(manager) = &self.content().session_manager else {
             return Ok(());
         };
+        self.session.end().await;
         self.session.invoke(manager, LogoutRequest {}).await
     }
 

@@ -62,6 +62,35 @@ async fn a_session_that_has_ended_is_renewed_once_for_all_who_notice() {
 }
 
 #[tokio::test]
+async fn a_session_that_was_closed_is_not_renewed_by_what_still_stands() {
+    let closed = Arc::new(AtomicUsize::new(0));
+    let logout = closed.clone();
+    let server = Server::start(move |request, _| {
+        let closed = logout.clone();
+        Box::pin(async move {
+            if closed.load(Ordering::SeqCst) > 0 {
+                return Reply::fault(NotAuthenticated::default());
+            }
+            if request.method.name == "Logout" {
+                closed.fetch_add(1, Ordering::SeqCst);
+                return Reply::of(request.method.name, &());
+            }
+            Reply::of(request.method.name, &DateTime::now())
+        })
+    })
+    .await;
+    let client = Client::connect(server.config()).await.unwrap();
+    let other = client.clone();
+    client.close().await.unwrap();
+    let this = ManagedObjectReference::service_instance();
+    other
+        .current_time(&this, CurrentTimeRequest {})
+        .await
+        .unwrap_err();
+    assert_eq!(server.count("Login"), 1);
+}
+
+#[tokio::test]
 async fn a_call_that_only_reads_survives_a_broken_connection_and_no_other_is_sent_twice() {
     let left = Arc::new(AtomicUsize::new(2));
     let server = Server::start(move |request, _| {

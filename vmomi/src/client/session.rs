@@ -48,6 +48,8 @@ pub(crate) struct Session {
     logins: tokio::sync::Mutex<u64>,
     /// The same number for those who only look.
     generation: std::sync::atomic::AtomicU64,
+    /// Whether it was closed; then nobody logs in again.
+    closed: std::sync::atomic::AtomicBool,
     permits: Semaphore,
     record: Record,
     refused: Refused,
@@ -90,6 +92,7 @@ impl Session {
             cookie: Mutex::new(None),
             logins: tokio::sync::Mutex::new(0),
             generation: std::sync::atomic::AtomicU64::new(0),
+            closed: std::sync::atomic::AtomicBool::new(false),
             permits: Semaphore::new(IN_FLIGHT),
             record: Record::default(),
             refused,
@@ -184,6 +187,9 @@ impl Session {
         if *logins != generation {
             return Ok(());
         }
+        if self.closed.load(std::sync::atomic::Ordering::Acquire) {
+            return Err(self.unexpected("the session", "it was closed"));
+        }
         tracing::info!(host = %self.host, "the vSphere session has ended; logging in again");
         *self.cookie.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.login().await?;
@@ -191,6 +197,14 @@ impl Session {
         self.generation
             .store(*logins, std::sync::atomic::Ordering::Release);
         Ok(())
+    }
+
+    /// From now on nobody logs in again. A wait that still stands ends with the session, and would else take that
+    /// for its expiry; a login under way is waited for, so that there is one session to log out of.
+    pub(crate) async fn end(&self) {
+        let _logins = self.logins.lock().await;
+        self.closed
+            .store(true, std::sync::atomic::Ordering::Release);
     }
 
     pub(crate) fn unexpected(&self, what: impl Into<String>, reason: impl Into<String>) -> Error {
