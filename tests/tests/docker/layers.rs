@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use system_tests::image::Recipe;
+use system_tests::installed::until;
 use system_tests::run::run;
 use system_tests::world::{World, path};
 
@@ -103,7 +104,10 @@ fn layers(world: &World) -> Result<()> {
     let disks = layer_disks(world)?;
     // Three layers are the other image's, and were not written again; one is its own.
     ensure!(first[..3] == second[..3] && first[3] != second[3]);
-    ensure!(written(&disks, &first)? == before, "a layer was written twice");
+    ensure!(
+        written(&disks, &first)? == before,
+        "a layer was written twice"
+    );
     for ids in [&first, &second] {
         for (depth, id) in ids.iter().enumerate() {
             let files = chain(&disks[id])?;
@@ -124,11 +128,18 @@ fn layers(world: &World) -> Result<()> {
     }
     // What both use stays until the last of them goes.
     world.docker(&["rmi", "chain:1"])?.ok()?;
+    gone(world, &first[3..])?;
     let disks = layer_disks(world)?;
-    ensure!(!disks.contains_key(&first[3]), "the layer of a removed image");
     ensure!(disks.contains_key(&second[2]) && disks.contains_key(&second[3]));
     world.docker(&["rmi", "chain:2"])?.ok()?;
-    let disks = layer_disks(world)?;
-    ensure!(!disks.contains_key(&second[3]) && !disks.contains_key(&second[2]));
-    Ok(())
+    gone(world, &second[2..])
+}
+
+/// Waits until the disks of chains are removed: `rmi` answers when the names are gone.
+fn gone(world: &World, ids: &[String]) -> Result<()> {
+    until(Duration::from_secs(60), || {
+        let disks = layer_disks(world)?;
+        let left = ids.iter().find(|id| disks.contains_key(*id));
+        left.map_or(Ok(()), |id| anyhow::bail!("the layer {id} is still there"))
+    })
 }
