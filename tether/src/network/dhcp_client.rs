@@ -14,8 +14,10 @@ const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68);
 /// First wait for an answer, doubled at each retry: right after an interface has come up, the first
 /// question is often lost.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
-/// A bridge's port may need this long to forward.
-const GIVE_UP: Duration = Duration::from_secs(30);
+/// Longest wait: a server that comes late is met soon.
+const LAST_WAIT: Duration = Duration::from_secs(4);
+/// A bridge's port may need half of this to forward.
+const GIVE_UP: Duration = Duration::from_secs(60);
 
 /// What a DHCP server granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,23 +104,18 @@ pub(super) fn acquire(name: &str, mac: [u8; 6], host_name: &str) -> io::Result<L
         let asked = Instant::now();
         // Right after an interface comes up, sending may fail for a moment.
         let _ = socket.send_to(&query.encode(), SERVER);
-        let Some(answer) = receive(&socket, &query, wait)? else {
-            wait *= 2;
-            query.kind = Kind::Discover;
-            query.wanted = None;
-            query.server = None;
-            continue;
-        };
-        match answer.kind {
-            Kind::Offer if query.kind == Kind::Discover => {
+        let answer = receive(&socket, &query, wait)?;
+        match answer {
+            Some(answer) if answer.kind == Kind::Ack => return Ok(Lease::granted(answer, asked)),
+            Some(answer) if answer.kind == Kind::Offer => {
                 query.kind = Kind::Request;
                 query.wanted = Some(answer.address);
                 query.server = answer.server;
+                continue;
             }
-            Kind::Ack if query.kind == Kind::Request => {
-                return Ok(Lease::granted(answer, asked));
-            }
+            // Nobody has answered, or the offer does not hold: from the beginning.
             _ => {
+                wait = (wait * 2).min(LAST_WAIT);
                 query.kind = Kind::Discover;
                 query.wanted = None;
                 query.server = None;
@@ -128,6 +125,8 @@ pub(super) fn acquire(name: &str, mac: [u8; 6], host_name: &str) -> io::Result<L
     Err(io::ErrorKind::TimedOut.into())
 }
 
+/// Waits for an answer to `query`. A server that was slow offers once for each time that it was asked:
+/// a second offer does not count, a late grant does.
 fn receive(socket: &UdpSocket, query: &Query<'_>, wait: Duration) -> io::Result<Option<Answer>> {
     let deadline = Instant::now() + wait;
     let mut buffer = [0; MAX_MESSAGE];
@@ -140,8 +139,12 @@ fn receive(socket: &UdpSocket, query: &Query<'_>, wait: Duration) -> io::Result<
         match socket.recv(&mut buffer) {
             Ok(count) => {
                 let answer = Answer::decode(&buffer[..count], query.transaction, query.mac);
-                if answer.is_some() {
-                    return Ok(answer);
+                let fits = |kind| match query.kind {
+                    Kind::Discover => matches!(kind, Kind::Offer | Kind::Ack),
+                    _ => matches!(kind, Kind::Ack | Kind::Nak),
+                };
+                if let Some(answer) = answer.filter(|answer| fits(answer.kind)) {
+                    return Ok(Some(answer));
                 }
             }
             Err(error)

@@ -50,11 +50,16 @@ impl Cgroups {
         self.0.iter().map(line).collect()
     }
 
-    /// Ends whatever is still in them.
+    /// Ends whatever is still in them, and waits until it is gone.
     pub fn kill(&self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
         for dir in &self.0 {
-            // Only cgroup2 has this file.
+            // Only cgroup2 has these files.
             let _ = fs::write(dir.join("cgroup.kill"), "1");
+            let events = || fs::read_to_string(dir.join("cgroup.events")).unwrap_or_default();
+            while events().contains("populated 1") && Instant::now() < deadline {
+                std::thread::yield_now();
+            }
         }
     }
 }

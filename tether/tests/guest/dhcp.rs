@@ -23,7 +23,7 @@ impl DhcpServer {
         let (config, log) = (file("conf"), file("log"));
         let text = format!(
             "start {}\nend {}\ninterface other0\nlease_file {}\npidfile {}\n\
-             option subnet 255.255.255.0\noption router 10.9.0.1\noption dns 10.9.0.53\n\
+             option subnet 255.255.255.0\noption router 10.9.0.1\noption dns 10.9.0.3\n\
              option domain lab.example\noption lease {lease}\n",
             range.0,
             range.1,

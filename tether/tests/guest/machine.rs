@@ -645,7 +645,9 @@ impl Machine {
     pub fn log(&self) -> Vec<tether_protocol::log::Record> {
         let dir = self.dir.as_ref().unwrap().path();
         let text = fs::read(dir.join("guest/dev/ttyS1")).unwrap();
+        // The last line may be half there while the guest runs, or after a power cut.
         text.split_inclusive(|b| *b == b'\n')
+            .filter(|line| line.ends_with(b"\n"))
             .map(|line| tether_protocol::log::Record::decode(line).unwrap())
             .collect()
     }
