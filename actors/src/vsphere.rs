@@ -562,6 +562,14 @@ fn no_session() -> Error {
 }
 
 fn failed(tried: &str, why: &vmomi::client::Error) -> Error {
+    if let vmomi::client::Error::Broken { .. } = why {
+        // Where the connection broke is of no use to a client.
+        return Error::Failed {
+            tried: tried.to_owned(),
+            why: why.to_string(),
+            retryable: true,
+        };
+    }
     if why.is_retryable() || why.is_ambiguous() {
         Error::failed_for_now(tried, why)
     } else {

@@ -27,6 +27,9 @@ use crate::error::Error;
 /// How long a layer may take in all.
 const DEADLINE: Duration = Duration::from_secs(3600);
 
+/// How long somebody may wait for a layer that nobody writes yet: the questions of one transfer have no order.
+const EARLY: Duration = Duration::from_secs(5);
+
 /// What a layer can be asked.
 #[derive(Debug)]
 pub enum Message {
@@ -40,6 +43,9 @@ pub enum Message {
     /// Internal: the work ended.
     #[doc(hidden)]
     Done(Result<u64, Error>),
+    /// Internal: nobody has come to write what is awaited.
+    #[doc(hidden)]
+    GiveUp,
     /// Internal: the deletion ended.
     #[doc(hidden)]
     Deleted(Result<(), Error>),
@@ -99,6 +105,8 @@ pub struct State {
     /// What came while the layer was being deleted.
     later: Vec<(Box<Job>, RpcReplyPort<Result<u64, Error>>)>,
     waiting: Vec<RpcReplyPort<Result<u64, Error>>>,
+    /// Who waits although nobody writes it yet.
+    early: Vec<RpcReplyPort<Result<u64, Error>>>,
     watchers: Vec<mpsc::UnboundedSender<Progress>>,
     tasks: JoinSet<()>,
 }
@@ -132,6 +140,7 @@ impl Actor for LayerActor {
             deleting: vec![],
             later: vec![],
             waiting: vec![],
+            early: vec![],
             watchers: vec![],
             tasks: JoinSet::new(),
         })
@@ -163,11 +172,18 @@ impl Actor for LayerActor {
                     let _ = reply.send(Ok(size));
                 }
                 (None, true) => state.waiting.push(reply),
+                // Its own Ensure is on its way, or died with the transfer.
                 (None, false) => {
+                    state.early.push(reply);
+                    myself.send_after(EARLY, || Message::GiveUp);
+                }
+            },
+            Message::GiveUp => {
+                for reply in state.early.drain(..) {
                     let why = "the layer below was not written";
                     let _ = reply.send(Err(Error::internal("write a layer", why)));
                 }
-            },
+            }
             Message::Done(result) => {
                 state.busy = false;
                 state.present = result.as_ref().ok().copied();
@@ -191,7 +207,11 @@ impl State {
         job: Box<Job>,
         reply: RpcReplyPort<Result<u64, Error>>,
     ) {
+        self.waiting.append(&mut self.early);
         if let Some(size) = self.present {
+            for reply in self.waiting.drain(..) {
+                let _ = reply.send(Ok(size));
+            }
             let id = short(&job.layer);
             let status = "Already exists".to_owned();
             // Watchers may leave.

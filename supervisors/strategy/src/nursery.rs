@@ -113,6 +113,14 @@ impl Nursery {
         self.forget(id);
     }
 
+    /// Stops all children in an orderly way, last started first.
+    pub async fn stop_all(&mut self) {
+        let ids: Vec<_> = self.core.ids().rev().map(str::to_owned).collect();
+        for id in ids {
+            self.stop(&id).await;
+        }
+    }
+
     /// Takes a message that the owner was sent for its nursery.
     ///
     /// # Errors

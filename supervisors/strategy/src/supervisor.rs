@@ -92,6 +92,15 @@ impl Actor for Supervisor {
         Ok(nursery)
     }
 
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        nursery: &mut Nursery,
+    ) -> Result<(), ActorProcessingErr> {
+        nursery.stop_all().await;
+        Ok(())
+    }
+
     async fn handle(
         &self,
         _myself: ActorRef<Self::Msg>,
