@@ -13,7 +13,7 @@ use super::host::{firewall, managers, refresh_host_network};
 use super::{Builder, about, network, pool_config, pool_props, storage};
 use crate::clock::now;
 use crate::config::VcModel;
-use crate::inventory::{Prop, Transaction, Tree};
+use crate::inventory::{Prop, Tree};
 
 /// Speed of a simulated CPU.
 const MHZ: i32 = 2400;
