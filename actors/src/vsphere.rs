@@ -352,21 +352,30 @@ impl Vsphere {
         .map(|_| ())
     }
 
-    /// Changes a VM.
+    /// Changes a VM. When this has answered, the change is made or is not, and will not be.
     ///
     /// # Errors
     /// vSphere's.
     pub async fn reconfigure(&self, vm: &str, spec: VirtualMachineConfigSpec) -> Result<(), Error> {
         let request = ReconfigVMRequest { spec };
-        self.task(
-            "reconfigure a VM",
-            &vm_reference(vm),
-            request,
-            Twice::Harmful,
-            is_never_done,
-        )
-        .await
-        .map(|_| ())
+        let asked = self
+            .task(
+                "reconfigure a VM",
+                &vm_reference(vm),
+                request,
+                Twice::Harmful,
+                is_never_done,
+            )
+            .await;
+        match asked {
+            Err(why) if why.is_retryable() => {
+                // A VM takes one change at a time: one that changes nothing ends after whatever is under way.
+                let nothing = VirtualMachineConfigSpec::default();
+                let _ = self.label(vm, nothing).await;
+                Err(why)
+            }
+            asked => asked.map(|_| ()),
+        }
     }
 
     /// Gives a VM another name, or keys. Saying it twice does no harm.

@@ -151,12 +151,16 @@ impl State {
     pub fn continue_from(&mut self, last: &super::snapshot::ContainerSnapshot) {
         self.exits = last.exits;
         let over = matches!(self.phase, Phase::Created | Phase::Exited);
-        if over
-            && matches!(
-                last.phase,
-                Phase::Running | Phase::Paused | Phase::Stopping | Phase::Starting
-            )
-        {
+        let ran = match last.phase {
+            Phase::Running | Phase::Paused | Phase::Stopping => true,
+            // Whether vSphere was asked to power it on before the actor died, only the guest can tell.
+            Phase::Starting => {
+                self.started_at != last.started_at
+                    || !self.error.is_empty() && self.error != last.error
+            }
+            Phase::Created | Phase::Exited => false,
+        };
+        if over && ran {
             // The run that ended while nobody looked.
             self.exits += 1;
         }
