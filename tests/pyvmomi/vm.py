@@ -49,6 +49,10 @@ def props(vm):
         "extraConfig": {o.key: o.value for o in vm.config.extraConfig},
         "disks": [d.backing.fileName for d in vm.config.hardware.device if isinstance(d, vim.vm.device.VirtualDisk)],
         "changeVersion": vm.config.changeVersion,
+        "numCPU": vm.config.hardware.numCPU,
+        "memoryMB": vm.config.hardware.memoryMB,
+        "cpuLimitMHz": vm.config.cpuAllocation.limit,
+        "cpuShares": vm.config.cpuAllocation.shares.shares,
     }
 
 

@@ -4,26 +4,48 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use plain::Plain;
 use system_tests::world::{Options, World};
 
+#[path = "docker/admin.rs"]
+mod admin;
 #[path = "docker/both_sides.rs"]
 mod both_sides;
+#[path = "docker/clients.rs"]
+mod clients;
+#[path = "docker/disks.rs"]
+mod disks;
 #[path = "docker/escape.rs"]
 mod escape;
 #[path = "docker/exec.rs"]
 mod exec;
 #[path = "docker/images.rs"]
 mod images;
+#[path = "docker/inspect.rs"]
+mod inspect;
+#[path = "docker/layers.rs"]
+mod layers;
 #[path = "docker/lifecycle.rs"]
 mod lifecycle;
+#[path = "docker/limits.rs"]
+mod limits;
+#[path = "docker/plain.rs"]
+mod plain;
+#[path = "docker/processes.rs"]
+mod processes;
 #[path = "docker/run.rs"]
 mod run;
+#[path = "docker/terminal.rs"]
+mod terminal;
 #[path = "docker/volumes.rs"]
 mod volumes;
 #[path = "docker/wrong.rs"]
 mod wrong;
 
 type Test = fn(&World) -> anyhow::Result<()>;
+
+/// A test against a VCH without TLS, which is there beside the world's.
+type PlainTest = fn(&Plain) -> anyhow::Result<()>;
 
 /// Tests of promises that are not kept yet; their rows of features.toml say `missing`.
 const NOT_YET: &[&str] = &["a_vm_renamed_in_vsphere_keeps_its_container"];
@@ -38,14 +60,26 @@ fn main() -> ExitCode {
         volumes::TESTS,
         both_sides::TESTS,
         escape::TESTS,
-        wrong::TESTS,
+        disks::TESTS,
+        admin::TESTS,
+        limits::TESTS,
+        layers::TESTS,
+        processes::TESTS,
+        terminal::TESTS,
+        inspect::TESTS,
+        clients::TESTS,
     ]
     .concat();
+    let plain: Vec<(&str, PlainTest)> = [plain::TESTS, wrong::TESTS].concat();
     if arguments.list {
-        return trials(&tests, None, &arguments);
+        return run_all(trials(&tests, None), trials(&plain, None), &arguments);
     }
     match World::start(Options::default()) {
-        Ok(world) => trials(&tests, Some(Arc::new(world)), &arguments),
+        Ok(world) => {
+            let beside = Some(Arc::new(Plain::default()));
+            let plain = trials(&plain, beside);
+            run_all(trials(&tests, Some(Arc::new(world))), plain, &arguments)
+        }
         Err(error) => {
             eprintln!("the world did not start: {error:?}");
             ExitCode::FAILURE
@@ -53,17 +87,26 @@ fn main() -> ExitCode {
     }
 }
 
-fn trials(tests: &[(&str, Test)], world: Option<Arc<World>>, arguments: &Arguments) -> ExitCode {
-    let trials = tests
+/// Runs both kinds, the few long ones first.
+fn run_all(tests: Vec<Trial>, mut plain: Vec<Trial>, arguments: &Arguments) -> ExitCode {
+    plain.extend(tests);
+    libtest_mimic::run(arguments, plain).exit_code()
+}
+
+/// One trial for each test on `place`; without one, only their names matter.
+fn trials<P: Send + Sync + 'static>(
+    tests: &[(&str, fn(&P) -> anyhow::Result<()>)],
+    place: Option<Arc<P>>,
+) -> Vec<Trial> {
+    tests
         .iter()
         .map(|&(name, test)| {
-            let world = world.clone();
-            Trial::test(name, move || match &world {
-                Some(world) => test(world).map_err(|e| Failed::from(format!("{e:?}"))),
+            let place = place.clone();
+            Trial::test(name, move || match &place {
+                Some(place) => test(place).map_err(|e| Failed::from(format!("{e:?}"))),
                 None => Ok(()),
             })
             .with_ignored_flag(NOT_YET.contains(&name))
         })
-        .collect();
-    libtest_mimic::run(arguments, trials).exit_code()
+        .collect()
 }
