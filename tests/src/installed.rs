@@ -158,11 +158,10 @@ impl Installed {
         self.dir.path().join("sim/datastores/datastore1")
     }
 
-    /// What `vch` has logged.
+    /// What the simulator has logged, with what guests said on their consoles: `vch` among them.
     #[must_use]
     pub fn log(&self) -> String {
-        let path = self.datastore().join(NAME).join("tether.debug");
-        std::fs::read_to_string(path).unwrap_or_default()
+        std::fs::read_to_string(self.dir.path().join("sim.log")).unwrap_or_default()
     }
 
     /// Writes the archive of an image.

@@ -32,6 +32,9 @@ mod workload;
 
 type Test = fn() -> Result<()>;
 
+/// Tests of promises that are not kept yet; their rows of features.toml say `missing`.
+const NOT_YET: &[&str] = &["two_hundred_kills_leave_everything_as_the_model_says"];
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Each test has a VCH of its own, and looks at how fast it answers.
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
             Trial::test(name, move || {
                 test().map_err(|e| Failed::from(format!("{e:#}")))
             })
+            .with_ignored_flag(NOT_YET.contains(&name))
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()

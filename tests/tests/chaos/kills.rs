@@ -95,10 +95,15 @@ fn two_hundred() -> Result<()> {
             let number = table.sum();
             step.take(&mut stage, &mut table, &mut answers, &stalls)
                 .with_context(|| {
+                    let events = ["events", "--since", "40s", "--until", "0s"];
                     format!(
-                        "kill {number}, {step:?}; seed {}; vch's log:\n{}",
+                        "kill {number}, {step:?}; seed {}; vch's log:\n{}\nits last events:\n{}",
                         Random::seed(),
-                        last_lines(&stage.vch.log())
+                        last_lines(&stage.vch.log()),
+                        stage
+                            .vch
+                            .docker(&events)
+                            .map_or(String::new(), |e| e.stdout)
                     )
                 })?;
             if let Some((attach, logs)) = &readers {

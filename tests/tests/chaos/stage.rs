@@ -109,10 +109,12 @@ impl Stage {
             let differences = match View::take(&self.vch, &mut self.vsphere) {
                 Ok(view) => {
                     let mut best: Option<Vec<String>> = None;
-                    for model in &mut models {
-                        let differences = view.differences(model);
+                    for model in &models {
+                        // What it learns from a view that does not fit is forgotten again.
+                        let mut model = model.clone();
+                        let differences = view.differences(&mut model);
                         if differences.is_empty() {
-                            self.model = model.clone();
+                            self.model = model;
                             self.late.retain(|(op, _)| !self.model.shows(op));
                             let late = self.late.iter().flat_map(|(op, _)| op.things());
                             self.model.touched = late.collect();
