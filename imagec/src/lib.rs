@@ -53,7 +53,7 @@ pub use digest::{Digest, DigestError, Hasher, chain_ids};
 pub use error::{Error, Kind};
 pub use fetch::{DOWNLOADS, Events, Fetch, FetchEvent, Reader, Spool};
 pub use image::{Image, Layer};
-pub use model::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, OCI_INDEX, OCI_MANIFEST};
+pub use model::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, OCI_INDEX, OCI_MANIFEST, fuzz_parse};
 pub use platform::{Platform, PlatformError};
 pub use reference::{Reference, ReferenceError};
 pub use registry::{Client, LocalPolicy, Options};

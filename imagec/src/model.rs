@@ -144,6 +144,14 @@ impl Config {
     }
 }
 
+/// Reads bytes as every document that a registry sends; for fuzzing. Must not panic.
+pub fn fuzz_parse(bytes: &[u8]) {
+    for kind in [DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX, ""] {
+        let _ = parse(bytes, kind, "fuzz");
+    }
+    let _ = Config::parse(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -57,3 +57,4 @@ pub use config::{Config, DatastoreConfig, Forward, GuestChoice, Model, VcModel};
 pub use faults::{Effect, FaultRule, When};
 pub use simulator::{Simulator, StartError};
 pub use state::StateError;
+pub use vmx::fuzz_vmx;

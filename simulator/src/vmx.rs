@@ -161,6 +161,12 @@ fn unescape(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
+/// Reads a text as a VMX file; for fuzzing. Must not panic.
+pub fn fuzz_vmx(text: &str) {
+    // The reason is of no interest here.
+    let _ = Vmx::parse(text);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

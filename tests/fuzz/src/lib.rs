@@ -19,6 +19,11 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("cpio", cpio),
     ("iso", iso_image),
     ("unpack", unpack),
+    ("dhcp", dhcp),
+    ("reference", reference),
+    ("credentials", credentials),
+    ("registry", registry),
+    ("vmx", vmx),
 ];
 
 /// A SOAP request as the simulator reads it.
@@ -84,4 +89,42 @@ pub fn unpack(bytes: &[u8]) {
     if let Ok(dir) = tempfile::tempdir() {
         let _ = imagec::unpack::unpack(bytes, dir.path(), &limits);
     }
+}
+
+/// What a DHCP server answers, to a client that has just asked and to one that keeps a lease.
+pub fn dhcp(bytes: &[u8]) {
+    // The transaction and the address are where an answer to anybody has them.
+    let field = |from: usize| bytes.get(from..from + 6).and_then(|b| b.try_into().ok());
+    let mac: [u8; 6] = field(28).unwrap_or_default();
+    let transaction = field(4).map_or(0, |b: [u8; 6]| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
+    let answer = tether::network::dhcp::Answer::decode(bytes, transaction, mac);
+    if let Some(answer) = answer {
+        assert!(answer.renew_seconds <= answer.rebind_seconds);
+        assert!(answer.rebind_seconds <= answer.lease_seconds && answer.prefix <= 32);
+    }
+}
+
+/// The name of an image, as users type it; what is printed of it is read as the same.
+pub fn reference(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(reference) = imagec::Reference::parse(&text) {
+        let printed = reference.to_string();
+        let again = imagec::Reference::parse(&printed);
+        assert_eq!(again.map(|r| r.to_string()), Ok(printed));
+    }
+}
+
+/// The header with which a client sends a registry's credentials.
+pub fn credentials(bytes: &[u8]) {
+    let _ = imagec::Credentials::from_header(&String::from_utf8_lossy(bytes));
+}
+
+/// Manifests, indexes and configurations as a registry sends them.
+pub fn registry(bytes: &[u8]) {
+    imagec::fuzz_parse(bytes);
+}
+
+/// The file that says what a VM is.
+pub fn vmx(bytes: &[u8]) {
+    simulator::fuzz_vmx(&String::from_utf8_lossy(bytes));
 }
