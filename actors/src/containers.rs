@@ -37,6 +37,7 @@ pub fn children(context: &Context) -> Children {
                 .into_iter()
                 .filter_map(|facts| child(&context, facts))
                 .collect();
+            context.containers_are_known();
             // What changed between this look and their start comes from the watch.
             context
                 .addresses()
@@ -78,6 +79,7 @@ fn child(context: &Context, facts: VmFacts) -> Option<ChildSpec> {
         tracing::warn!(container = %id, name = record.name, "two containers have one name");
     }
     let address = context.enter_container(id, &facts.vm);
+    context.needs().enter(id, record.chains);
     Some(spec_of(context, id, facts, address))
 }
 

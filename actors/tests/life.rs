@@ -2,6 +2,18 @@
 
 #[path = "life/bench.rs"]
 mod bench;
+#[path = "life/calls.rs"]
+mod calls;
+#[path = "life/chaos.rs"]
+mod chaos;
+#[path = "life/clock.rs"]
+mod clock;
+#[path = "life/faults.rs"]
+mod faults;
+#[path = "life/guest.rs"]
+mod guest;
+#[path = "life/sources.rs"]
+mod sources;
 
 use std::time::Duration;
 
@@ -82,7 +94,7 @@ async fn killed_actors_find_their_containers_again() {
         .collect();
     for path in paths.iter().filter(|p| *p != "vch") {
         // A child may have gone with its supervisor.
-        bench.world.tree.kill(path);
+        bench.world.tree.kill(path).await;
         let stop = bench.until_up(created.id).await;
         assert_eq!(stop.phase, Phase::Running, "after {path} was killed");
     }

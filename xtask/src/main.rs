@@ -47,6 +47,15 @@ enum Chore {
         /// Repetitions of each figure, then the number of containers for `ps`
         args: Vec<String>,
     },
+    /// Kills actors at random during a workload, in-process, and compares everything with a model
+    Chaos {
+        /// How many kills
+        #[arg(long, default_value_t = 2000)]
+        kills: u64,
+        /// Which; any, if not given: it is printed
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Shows where the time of one `docker run --rm busybox true` goes
     Timeline,
     /// Checks the rules that the compiler does not: dependency direction, file headers, words
@@ -74,6 +83,7 @@ fn main() -> Result<()> {
         Chore::Setup { tests } => setup::install(tests),
         Chore::Test { package } => test::run(&package),
         Chore::Bench { args } => system("bench", &args),
+        Chore::Chaos { kills, seed } => chaos(kills, seed),
         Chore::Timeline => system("timeline", &[]),
         Chore::Lint => lint::run(),
         Chore::Features { check } => features::run(check),
@@ -129,6 +139,19 @@ fn up(args: &[String]) -> Result<()> {
     use std::os::unix::process::CommandExt;
     let error = Command::new(&program).arg("up").args(args).exec();
     Err(error).with_context(|| format!("starting {}", program.display()))
+}
+
+fn chaos(kills: u64, seed: Option<u64>) -> Result<()> {
+    let mut command = Command::new("cargo");
+    command
+        .args(["test", "--package", "actors", "--test", "life"])
+        .args(["--", "--nocapture", "chaos::"])
+        .env("CHAOS_KILLS", kills.to_string())
+        .current_dir(root());
+    if let Some(seed) = seed {
+        command.env("CHAOS_SEED", seed.to_string());
+    }
+    run(&mut command)
 }
 
 /// Runs a command to its end and fails with its command line when it fails.

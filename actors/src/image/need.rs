@@ -15,8 +15,12 @@ pub struct Needs(Arc<Mutex<Table>>);
 struct Table {
     transfers: BTreeMap<String, usize>,
     containers: BTreeMap<ContainerId, Vec<String>>,
-    /// The repository has been read once: before that, every layer is needed.
-    read: bool,
+    /// The repository has been read once; before that, every layer is needed.
+    images_known: bool,
+    /// The VMs have been listed once; before that, every layer is needed.
+    containers_known: bool,
+    /// What transfers of an earlier life may have left.
+    orphans: Vec<String>,
 }
 
 impl Needs {
@@ -24,9 +28,9 @@ impl Needs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The images on the shelf are all that there are.
-    pub(crate) fn images_are_known(&self) {
-        self.lock().read = true;
+    /// The chains that transfers need now.
+    pub(crate) fn transfers(&self) -> Vec<String> {
+        self.lock().transfers.keys().cloned().collect()
     }
 
     /// A container stands on these chains.
@@ -42,7 +46,8 @@ impl Needs {
 
     fn has(&self, chain: &str) -> bool {
         let table = self.lock();
-        !table.read
+        !table.images_known
+            || !table.containers_known
             || table.transfers.contains_key(chain)
             || table
                 .containers
@@ -52,14 +57,41 @@ impl Needs {
 }
 
 impl Context {
+    /// The images on the shelf are all that there are; transfers of an earlier life may have left these chains.
+    pub(crate) fn images_are_known(&self, orphans: Vec<String>) {
+        let mut table = self.needs().lock();
+        table.images_known = true;
+        table.orphans.extend(orphans);
+        drop(table);
+        self.sweep();
+    }
+
+    /// All containers have been entered.
+    pub(crate) fn containers_are_known(&self) {
+        self.needs().lock().containers_known = true;
+        self.sweep();
+    }
+
+    fn sweep(&self) {
+        let mut table = self.needs().lock();
+        if table.images_known && table.containers_known {
+            let orphans = std::mem::take(&mut table.orphans);
+            drop(table);
+            super::forget_layers(self, orphans);
+        }
+    }
+
     /// Whether anybody needs the layer of this chain.
     pub(crate) fn needs_layer(&self, chain: &str) -> bool {
-        self.needs().has(chain)
-            || self
-                .snapshots()
-                .images()
-                .values()
-                .any(|image| super::chains(&image.diff_ids).iter().any(|c| c == chain))
+        self.needs().has(chain) || self.has_image_on(chain)
+    }
+
+    /// Whether an image on the shelf has the layer of this chain.
+    pub(crate) fn has_image_on(&self, chain: &str) -> bool {
+        let images = self.snapshots().images();
+        images
+            .values()
+            .any(|image| super::chains(&image.diff_ids).iter().any(|c| c == chain))
     }
 }
 

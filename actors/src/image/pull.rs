@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use imagec::{Client, Credentials, Image, Kind, LocalPolicy, Options, Platform, Reference, Spool};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use strategy::{Address, ChildSpec, Restart, SupervisorMessage};
+use strategy::{Address, AskError, ChildSpec, Restart, SupervisorMessage};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::{mpsc, oneshot};
@@ -388,7 +388,12 @@ async fn store(
     let mut size = 0;
     let diff_ids: Vec<_> = image.layers.iter().map(|l| l.diff_id.to_string()).collect();
     // Until the image is entered; then the image needs them.
-    let _wanted = Wanted::new(context, super::chains(&diff_ids));
+    let chains = super::chains(&diff_ids);
+    let unknown = chains.iter().any(|c| !context.has_image_on(c));
+    let _wanted = Wanted::new(context, chains);
+    if unknown {
+        begin(context).await?;
+    }
     for layer in image.layers {
         let chain = layer.chain_id.hex().to_owned();
         let address = layer_actor(context, &chain).await?;
@@ -429,6 +434,18 @@ async fn store(
         })
         .await;
     put.map_err(|why| Error::failed_for_now("enter the image", &why))?
+}
+
+/// Has the repository note what is about to be written.
+async fn begin(context: &Context) -> Result<(), Error> {
+    let repository = &context.addresses().repository;
+    loop {
+        match repository.ask(DEADLINE, repository::Message::Begin).await {
+            Ok(answer) => return answer,
+            Err(AskError::Interrupted) => {}
+            Err(why) => return Err(Error::failed_for_now("begin a transfer", &why)),
+        }
+    }
 }
 
 /// The actor of a layer, started if it is not there.

@@ -19,6 +19,9 @@ use crate::vsphere::document::Document;
 /// What the repository can be asked.
 #[derive(Debug)]
 pub enum Message {
+    /// Notes which layers transfers are about to write: should this program end before they do, its successor deletes
+    /// what nobody needs.
+    Begin(RpcReplyPort<Result<(), Error>>),
     /// Adds an image whose layers are all present, or more names for one.
     Put(Box<ImageSnapshot>, RpcReplyPort<Result<(), Error>>),
     /// Gives an image one more name; moves it silently.
@@ -50,6 +53,9 @@ pub struct State {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Content {
     images: Vec<ImageSnapshot>,
+    /// The chains of transfers that were under way.
+    #[serde(default)]
+    transfers: Vec<String>,
 }
 
 impl Actor for Repository {
@@ -71,7 +77,7 @@ impl Actor for Repository {
             .map(|i| (i.id.clone(), Arc::new(i)))
             .collect();
         context.snapshots().set_images(images.clone());
-        context.needs().images_are_known();
+        context.images_are_known(content.transfers);
         Ok(State {
             context,
             images,
@@ -86,6 +92,11 @@ impl Actor for Repository {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
+            Message::Begin(reply) => {
+                let images = state.images.clone();
+                let answer = state.save(images).await;
+                let _ = reply.send(answer);
+            }
             Message::Put(image, reply) => {
                 let answer = state.put(*image).await;
                 let _ = reply.send(answer);
@@ -244,6 +255,7 @@ impl State {
     async fn save(&mut self, images: BTreeMap<ImageId, Arc<ImageSnapshot>>) -> Result<(), Error> {
         let content = Content {
             images: images.values().map(|i| (**i).clone()).collect(),
+            transfers: self.context.needs().transfers(),
         };
         self.document.write(&content).await?;
         self.images.clone_from(&images);
