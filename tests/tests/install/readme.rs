@@ -17,7 +17,7 @@ pub const TESTS: &[super::Test] = &[("the_readme_s_ten_lines_work_as_printed", t
 const BUILD: Duration = Duration::from_secs(600);
 const LINE: Duration = Duration::from_secs(90);
 /// The shell's prompt: how the last line has ended.
-const PROMPT: (&str, &str) = ("«", "»");
+const PROMPT: (&str, &str) = ("[status=", "]# ");
 
 /// What has to be shown by the line that has a word in it.
 const SHOWN: &[(&str, &[&str])] = &[
@@ -65,10 +65,12 @@ fn ten_lines() -> Result<()> {
     }
     let dir = tempfile::tempdir()?;
     let state = dir.path().join("state");
-    let mut shell = Terminal::start("exec bash --norc --noprofile -i", |command| {
+    // By way of `env`: a shell in between, run by root, would put a prompt of its own in place of this.
+    let bash = "exec env \"PS1=$NEWCOMERS_PROMPT\" bash --norc --noprofile -i";
+    let mut shell = Terminal::start(bash, |command| {
         newcomer(command)
             .current_dir(system_tests::root())
-            .env("PS1", format!("{}$?{}", PROMPT.0, PROMPT.1))
+            .env("NEWCOMERS_PROMPT", format!("{}$?{}", PROMPT.0, PROMPT.1))
             .env("DOCKER_CONFIG", dir.path().join("docker-config"))
             .env("VIC_STATE", &state);
     })?;
@@ -123,14 +125,23 @@ fn prompt(shell: &mut Terminal, limit: Duration) -> Result<(String, String)> {
     Ok((text, status))
 }
 
-/// Takes away what only a test's process has in its environment.
+/// What cargo tells the process of a test, by its beginning; settings that a user may have made stay.
+const OF_TESTS: &[&str] = &[
+    "CARGO_BIN_",
+    "CARGO_CRATE_",
+    "CARGO_MANIFEST_",
+    "CARGO_PKG_",
+    "CARGO_PRIMARY_",
+    "CARGO_TARGET_TMPDIR",
+];
+
+/// Takes away what only a test's process has in its environment, and what would lead to another docker.
 fn newcomer(command: &mut Command) -> &mut Command {
-    let kept = ["CARGO_HOME", "CARGO_INCREMENTAL", "CARGO_TARGET_DIR"];
+    command.env_remove("CARGO");
     for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy().into_owned();
-        let of_cargo = name.starts_with("CARGO") && !kept.contains(&name.as_str());
-        if of_cargo || name.starts_with("DOCKER_") || name == "LD_LIBRARY_PATH" {
-            command.env_remove(name);
+        let text = name.to_string_lossy();
+        if text.starts_with("DOCKER_") || OF_TESTS.iter().any(|begin| text.starts_with(begin)) {
+            command.env_remove(&name);
         }
     }
     command
