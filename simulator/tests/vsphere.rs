@@ -28,6 +28,8 @@ mod tasks;
 mod validation;
 #[path = "vsphere/views.rs"]
 mod views;
+#[path = "vsphere/vms.rs"]
+mod vms;
 #[path = "vsphere/walk.rs"]
 mod walk;
 

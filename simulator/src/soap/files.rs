@@ -45,7 +45,7 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
         }
         "DeleteDatastoreFile_Task" => {
             let name = call.args::<DeleteDatastoreFileRequest>()?.name.clone();
-            change(call, &[name.clone()], move |world| {
+            change(call, vec![name.clone()], move |world| {
                 delete(world, &name).map(|()| None)
             })
             .await
@@ -57,8 +57,8 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
         }
         "MoveDatastoreFile_Task" => {
             let args = call.args::<MoveDatastoreFileRequest>()?.clone();
-            let names = [args.source_name.clone(), args.destination_name.clone()];
-            change(call, &names, move |world| {
+            let names = vec![args.source_name.clone(), args.destination_name.clone()];
+            change(call, names, move |world| {
                 let (from, to) = both(world, &args.source_name, &args.destination_name)?;
                 prepare(&to, &args.destination_name, args.force == Some(true))?;
                 match std::fs::rename(&from, &to) {
@@ -74,8 +74,8 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
         }
         "CopyDatastoreFile_Task" => {
             let args = call.args::<CopyDatastoreFileRequest>()?.clone();
-            let names = [args.source_name.clone(), args.destination_name.clone()];
-            change(call, &names, move |world| {
+            let names = vec![args.source_name.clone(), args.destination_name.clone()];
+            change(call, names, move |world| {
                 let (from, to) = both(world, &args.source_name, &args.destination_name)?;
                 prepare(&to, &args.destination_name, args.force == Some(true))?;
                 datastore::copy(&from, &to).map_err(|e| Fault::io(&args.source_name, &e))?;
@@ -145,14 +145,14 @@ pub(super) async fn call(call: &Call<'_>) -> Reply {
 }
 
 /// Begins a task that changes the files `names`, when nobody else does.
-async fn change<F>(call: &Call<'_>, names: &[String], work: F) -> Reply
+async fn change<F>(call: &Call<'_>, names: Vec<String>, work: F) -> Reply
 where
     F: FnOnce(&Arc<World>) -> Outcome<Option<Any>> + Send + 'static,
 {
     let task = call.task();
     let moref = task.moref();
     let world = call.world.clone();
-    match paths(call.world, names) {
+    match paths(call.world, &names) {
         Err(fault) => task.end(Err(fault)),
         Ok(paths) => {
             // A job that is not taken on drops its task, which ends with a fault then.
@@ -199,7 +199,7 @@ async fn disks(call: &Call<'_>) -> Reply {
     match call.method {
         "CreateVirtualDisk_Task" => {
             let args = call.args::<CreateVirtualDiskRequest>()?.clone();
-            change(call, &[args.name.clone()], move |world| {
+            change(call, vec![args.name.clone()], move |world| {
                 let spec = args.spec.get::<FileBackedVirtualDiskSpec>();
                 let kb = spec.map_or(0, |s| s.capacity_kb);
                 let bytes = u64::try_from(kb).unwrap_or(0) << 10;
@@ -214,7 +214,7 @@ async fn disks(call: &Call<'_>) -> Reply {
         }
         "DeleteVirtualDisk_Task" => {
             let name = call.args::<DeleteVirtualDiskRequest>()?.name.clone();
-            change(call, &[name.clone()], move |world| {
+            change(call, vec![name.clone()], move |world| {
                 vmdk::delete(&world.real(&name)?).map_err(|e| disk_fault(&name, &e))?;
                 Ok(None)
             })
@@ -222,8 +222,8 @@ async fn disks(call: &Call<'_>) -> Reply {
         }
         "MoveVirtualDisk_Task" => {
             let args = call.args::<MoveVirtualDiskRequest>()?.clone();
-            let names = [args.source_name.clone(), args.dest_name.clone()];
-            change(call, &names, move |world| {
+            let names = vec![args.source_name.clone(), args.dest_name.clone()];
+            change(call, names, move |world| {
                 let (from, to) = both(world, &args.source_name, &args.dest_name)?;
                 if args.force == Some(true) && to.exists() {
                     vmdk::delete(&to).map_err(|e| disk_fault(&args.dest_name, &e))?;
@@ -236,7 +236,7 @@ async fn disks(call: &Call<'_>) -> Reply {
         "CopyVirtualDisk_Task" => {
             let args = call.args::<CopyVirtualDiskRequest>()?.clone();
             // Many may read one disk at a time: only what is made is taken.
-            change(call, &[args.dest_name.clone()], move |world| {
+            change(call, vec![args.dest_name.clone()], move |world| {
                 let (from, to) = both(world, &args.source_name, &args.dest_name)?;
                 if args.force == Some(true) && to.exists() {
                     vmdk::delete(&to).map_err(|e| disk_fault(&args.dest_name, &e))?;
@@ -249,7 +249,7 @@ async fn disks(call: &Call<'_>) -> Reply {
         }
         "ExtendVirtualDisk_Task" => {
             let args = call.args::<ExtendVirtualDiskRequest>()?.clone();
-            change(call, &[args.name.clone()], move |world| {
+            change(call, vec![args.name.clone()], move |world| {
                 let bytes = u64::try_from(args.new_capacity_kb).unwrap_or(0) << 10;
                 let real = world.real(&args.name)?;
                 let before = vmdk::inspect(&real).map_err(|e| disk_fault(&args.name, &e))?;
