@@ -439,11 +439,15 @@ impl Context {
 
     /// Forgets all layers: their supervisor was restarted, and they with it are gone.
     pub(crate) fn leave_all_layers(&self) {
-        self.inner
+        let layers = &mut *self
+            .inner
             .layers
             .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+            .unwrap_or_else(PoisonError::into_inner);
+        for (_, address) in std::mem::take(layers) {
+            // Whoever waits there for an actor waits in vain.
+            address.close();
+        }
     }
 
     /// Containers that nobody was promised.

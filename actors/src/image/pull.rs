@@ -460,18 +460,33 @@ pub(super) async fn layer_actor(
             chain: chain.to_owned(),
         };
         let id = chain.get(..12).unwrap_or(chain).to_owned();
-        let make = move || (LayerActor, args.clone());
-        let child = ChildSpec::new(id, Restart::Permanent, address.clone(), make).kind("layer");
         let images = &context.addresses().images;
-        let added = images
-            .ask(DEADLINE, |r| SupervisorMessage::AddChild(child, r))
-            .await;
-        let started = added
-            .map_err(|why| Error::failed_for_now("start a layer's actor", &why))
-            .and_then(|r| r.map_err(|why| Error::internal("start a layer's actor", why)));
-        if let Err(why) = started {
-            context.leave_layer(chain);
-            return Err(why);
+        loop {
+            let args = args.clone();
+            let make = move || (LayerActor, args.clone());
+            let child =
+                ChildSpec::new(&id, Restart::Permanent, address.clone(), make).kind("layer");
+            let added = images
+                .ask(DEADLINE, |r| SupervisorMessage::AddChild(child, r))
+                .await;
+            let started = match added {
+                Err(AskError::Interrupted) => continue,
+                added => added
+                    .map_err(|why| Error::failed_for_now("start a layer's actor", &why))
+                    .and_then(|r| r.map_err(|why| Error::internal("start a layer's actor", why))),
+            };
+            if let Err(why) = started {
+                context.leave_layer(chain);
+                return Err(why);
+            }
+            if address.get().is_some() {
+                break;
+            }
+            // Its place is taken by one that was asked for before the supervisor was restarted.
+            let id = id.clone();
+            let _ = images
+                .ask(DEADLINE, |r| SupervisorMessage::RemoveChild(id, r))
+                .await;
         }
     }
     Ok(address)
