@@ -8,19 +8,23 @@
 //! notice, and the link tells again what it knows of it. After a restart of the whole program the execs are made
 //! again from the guest's inventory, which carries their [`Label`]s; those that were never started are gone.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::{Deserialize, Serialize};
 use strategy::{Address, AskError};
+use tether_protocol::config::Session;
 use tether_protocol::session::Process as Number;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::link::{self, Subscribe, Subscription};
+use super::link::{self, Ends, Subscribe, Subscription};
 use super::message::{Reply, StartExec};
 use super::snapshot::{ContainerSnapshot, ExecSnapshot, ExecSpec, Phase};
+use super::spec::ProcessSpec;
 use super::vm;
 use crate::context::Context;
 use crate::error::Error;
@@ -34,7 +38,7 @@ const KEPT: Duration = Duration::from_secs(300);
 /// How long an answer of the guest may take.
 const GUEST_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Exit code of an exec whose end nobody saw: its VM went off, or its guest does not know it.
+/// Exit code of an exec whose end nobody saw, because its VM went off.
 const LOST: i64 = 137;
 
 /// Longest label that carries an exec's environment too.
@@ -59,16 +63,18 @@ pub enum Message {
 }
 
 /// What happened to an exec's process.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Heard {
     /// It runs, with this process id in the container.
     Started(i32),
     /// It could not be started: docker's text and exit code.
-    Failed(String, i32),
+    Failed(String, i32, Ends),
     /// It ended with this code.
-    Exited(i32),
-    /// Nobody knows it, or its VM is off.
+    Exited(i32, Ends),
+    /// The guest does not know it: what asked for it was lost on the way.
     Lost,
+    /// Its VM is off.
+    Off,
 }
 
 /// What the guest calls an exec in its inventory, so that it can be shown again after a restart of this program.
@@ -130,6 +136,9 @@ pub struct State {
     args: Args,
     snapshot: ExecSnapshot,
     launched: Vec<oneshot::Sender<Result<(), Error>>>,
+    /// How it was started, and whether the link has been told.
+    options: StartExec,
+    asked: Arc<AtomicBool>,
     tasks: JoinSet<()>,
 }
 
@@ -161,6 +170,9 @@ impl Actor for Exec {
             args,
             snapshot,
             launched: vec![],
+            options: StartExec::default(),
+            // Of an earlier life, it is not known: asking twice does no harm.
+            asked: Arc::new(again.into()),
             tasks: JoinSet::new(),
         };
         state.publish();
@@ -207,7 +219,7 @@ impl Actor for Exec {
 }
 
 impl State {
-    fn container(&self) -> Option<std::sync::Arc<ContainerSnapshot>> {
+    fn container(&self) -> Option<Arc<ContainerSnapshot>> {
         self.args
             .context
             .snapshots()
@@ -231,22 +243,9 @@ impl State {
         };
         self.snapshot.started = true;
         self.snapshot.running = true;
+        self.options = options.clone();
+        let (process, config) = self.config(&container);
         let wanted = &self.args.spec;
-        let mut process = wanted.process.clone();
-        let own = &container.spec.process;
-        // The container's environment first, then the exec's own.
-        process.env = own.env.iter().chain(&wanted.process.env).cloned().collect();
-        if process.user.is_empty() {
-            process.user.clone_from(&own.user);
-        }
-        if process.cwd.is_empty() {
-            process.cwd.clone_from(&own.cwd);
-        }
-        process.console = options.console.or(process.console);
-        process.open_stdin = wanted.attach_stdin && !options.detach;
-        process.stdin_once = process.open_stdin;
-        let mut security = container.spec.security.clone();
-        security.privileged |= wanted.privileged;
         let tty = process.tty;
         let run = Run {
             link: self.args.link.clone(),
@@ -258,7 +257,8 @@ impl State {
                 stderr: wanted.attach_stderr && !options.detach && !tty,
                 close_stdin: true,
             },
-            config: vm::session_of(&process, &security),
+            config,
+            asked: self.asked.clone(),
         };
         let launched = options.detach.then(|| {
             let (launched, was_launched) = oneshot::channel();
@@ -277,6 +277,29 @@ impl State {
         self.publish();
         let command = self.args.spec.process.argv.join(" ");
         self.emit(&format!("exec_start: {command}"), vec![]);
+    }
+
+    /// What the guest shall run: the exec's process, where it says nothing as the container's own.
+    fn config(&self, container: &ContainerSnapshot) -> (ProcessSpec, Session) {
+        let options = &self.options;
+        let wanted = &self.args.spec;
+        let mut process = wanted.process.clone();
+        let own = &container.spec.process;
+        // The container's environment first, then the exec's own.
+        process.env = own.env.iter().chain(&wanted.process.env).cloned().collect();
+        if process.user.is_empty() {
+            process.user.clone_from(&own.user);
+        }
+        if process.cwd.is_empty() {
+            process.cwd.clone_from(&own.cwd);
+        }
+        process.console = options.console.or(process.console);
+        process.open_stdin = wanted.attach_stdin && !options.detach;
+        process.stdin_once = process.open_stdin;
+        let mut security = container.spec.security.clone();
+        security.privileged |= wanted.privileged;
+        let config = vm::session_of(&process, &security);
+        (process, config)
     }
 
     fn resize(&self, size: ConsoleSize) -> Result<(), Error> {
@@ -300,15 +323,33 @@ impl State {
                 self.answer(&Ok(()));
                 self.publish();
             }
-            Heard::Failed(text, code) => {
+            Heard::Failed(text, code, ends) => {
                 let exit_code = i64::from(code);
                 self.ended(exit_code, &Err(Error::Launch { text, exit_code }), myself);
+                drop(ends);
             }
-            Heard::Exited(code) => self.ended(code.into(), &Ok(()), myself),
-            Heard::Lost => {
+            Heard::Exited(code, ends) => {
+                self.ended(code.into(), &Ok(()), myself);
+                drop(ends);
+            }
+            Heard::Lost => self.ask_again(),
+            Heard::Off => {
                 let why = Err(Error::NotRunning(self.args.container));
                 self.ended(LOST, &why, myself);
             }
+        }
+    }
+
+    /// The guest does not know it: the link died with what asked for it. A number is run once, however often it is
+    /// asked for.
+    fn ask_again(&self) {
+        if let (true, Some(container)) = (self.asked.load(Ordering::Acquire), self.container()) {
+            let (_, config) = self.config(&container);
+            self.args.link.tell(link::Message::Exec {
+                process: self.args.number,
+                label: Label::write(self.args.id, &self.args.spec),
+                config: Box::new(config),
+            });
         }
     }
 
@@ -316,10 +357,10 @@ impl State {
         self.snapshot.running = false;
         self.snapshot.exit_code = Some(code);
         self.answer(launch);
+        self.publish();
         self.args
             .link
             .tell(link::Message::Release(self.args.number));
-        self.publish();
         self.emit("exec_die", vec![("exitCode", code.to_string())]);
         myself.send_after(KEPT, || Message::Forget);
     }
@@ -332,7 +373,7 @@ impl State {
     }
 
     fn publish(&self) {
-        let snapshot = std::sync::Arc::new(self.snapshot.clone());
+        let snapshot = Arc::new(self.snapshot.clone());
         self.args.context.snapshots().put_exec(snapshot);
     }
 
@@ -383,7 +424,8 @@ struct Run {
     link: Address<link::Message>,
     label: String,
     subscribe: Subscribe,
-    config: tether_protocol::config::Session,
+    config: Session,
+    asked: Arc<AtomicBool>,
 }
 
 impl Run {
@@ -409,6 +451,7 @@ impl Run {
             label: self.label,
             config: Box::new(self.config),
         });
+        self.asked.store(true, Ordering::Release);
         if !sent {
             return Err(Error::Interrupted("exec"));
         }

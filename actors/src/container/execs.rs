@@ -118,7 +118,7 @@ impl Running {
                 .exec(&id)
                 .is_some_and(|e| e.started);
             address.tell(match started {
-                true => exec::Message::Heard(Heard::Lost),
+                true => exec::Message::Heard(Heard::Off),
                 false => exec::Message::Forget,
             });
         }

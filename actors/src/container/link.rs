@@ -132,8 +132,19 @@ pub struct Subscription {
     pub input: Option<mpsc::Sender<Input>>,
 }
 
+/// The ends of a process's output to its clients: dropped, the output is over. They travel with the news of the
+/// process's end, so that nobody sees the end of its output before its exit code is on the shelf.
+#[derive(Clone, Default)]
+pub struct Ends(Vec<mpsc::UnboundedSender<(Channel, Bytes)>>);
+
+impl std::fmt::Debug for Ends {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Ends({})", self.0.len())
+    }
+}
+
 /// What the guest says that concerns the container.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Notice {
     /// The link is up, and the guest had not met us before: all that it knows.
     Met {
@@ -159,6 +170,8 @@ pub enum Notice {
         error: String,
         /// docker's exit code.
         code: i32,
+        /// Its output, which has the text too.
+        ends: Ends,
     },
     /// A process has ended; all its output has been handed to its clients' queues.
     Exited {
@@ -166,6 +179,8 @@ pub enum Notice {
         process: Process,
         /// Its exit code.
         code: i32,
+        /// Its output.
+        ends: Ends,
     },
 }
 

@@ -259,8 +259,13 @@ impl Running {
                 process,
                 error,
                 code,
-            } => self.exec_heard(process, Heard::Failed(error, code)),
-            Notice::Exited { process, code } => self.exec_heard(process, Heard::Exited(code)),
+                ends,
+            } => self.exec_heard(process, Heard::Failed(error, code, ends)),
+            Notice::Exited {
+                process,
+                code,
+                ends,
+            } => self.exec_heard(process, Heard::Exited(code, ends)),
             Notice::Lost(process) => self.exec_heard(process, Heard::Lost),
         }
         Ok(())

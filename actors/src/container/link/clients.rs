@@ -7,7 +7,7 @@ use ractor::{ActorRef, RpcReplyPort};
 use tether_protocol::session::{Message as Frame, PRIMARY, Process, Stream as Channel};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Message, State, Subscribe, Subscription};
+use super::{Ends, Message, State, Subscribe, Subscription};
 use crate::streams::{CHANNEL_DEPTH, Input, Output, Stream};
 
 /// One client of one process.
@@ -174,10 +174,18 @@ impl State {
         self.fail_requests();
     }
 
-    pub(super) fn process_ended(&mut self, process: Process) {
-        self.subscribers
-            .retain(|_, s| s.process != process || s.log);
+    /// Takes the clients of a process that has ended off the list; their output is over when the ends are dropped.
+    pub(super) fn process_ended(&mut self, process: Process) -> Ends {
+        let mut ends = Ends::default();
+        self.subscribers.retain(|_, s| {
+            let stays = s.process != process || s.log;
+            if let (false, Queue::Client(queue)) = (stays, &s.queue) {
+                ends.0.push(queue.clone());
+            }
+            stays
+        });
         self.input.remove(&process);
+        ends
     }
 }
 

@@ -6,7 +6,7 @@ use tether_protocol::session::{
 };
 
 use super::clients::Queue;
-use super::{Heard, Notice, State};
+use super::{Ends, Heard, Notice, State};
 use crate::error::Error;
 
 impl State {
@@ -69,12 +69,6 @@ impl State {
             } => {
                 self.known
                     .insert(process, Heard::Failed(error.clone(), code));
-                // The notice goes first: an exec's exit code is on the shelf before its output ends.
-                (self.args.notify)(Notice::Failed {
-                    process,
-                    error: error.clone(),
-                    code,
-                });
                 if process != PRIMARY {
                     let text = Bytes::from(format!("{error}\r\n"));
                     for s in self.subscribers.values().filter(|s| s.process == process) {
@@ -84,15 +78,22 @@ impl State {
                         }
                     }
                 }
-                self.process_ended(process);
-                return;
+                let ends = self.process_ended(process);
+                Notice::Failed {
+                    process,
+                    error,
+                    code,
+                    ends,
+                }
             }
             Frame::Exited { process, code, .. } => {
                 self.known.insert(process, Heard::Ended(code));
-                // The notice goes first: an exec's exit code is on the shelf before its output ends.
-                (self.args.notify)(Notice::Exited { process, code });
-                self.process_ended(process);
-                return;
+                let ends = self.process_ended(process);
+                Notice::Exited {
+                    process,
+                    code,
+                    ends,
+                }
             }
             Frame::Inventory {
                 processes, frozen, ..
@@ -157,10 +158,12 @@ impl State {
                 process,
                 error: error.clone(),
                 code: *code,
+                ends: Ends::default(),
             },
             Some(Heard::Ended(code)) => Notice::Exited {
                 process,
                 code: *code,
+                ends: Ends::default(),
             },
             None if self.told => Notice::Lost(process),
             // The guest will tell when it is met.
