@@ -219,19 +219,21 @@ impl Leftovers {
         })
     }
 
-    /// What is there now and was not there `before`, when our own simulators have ended. What a simulator has that
+    /// What is there now and was not there `before`, when our own simulators have ended. What an engine has that
     /// still runs is not ours (somebody works on this host); its loop devices cannot be told from ours, so none are
     /// looked at while there is one.
     ///
     /// # Errors
     /// When /proc or /sys cannot be read.
     pub fn since(before: &Self) -> Result<Vec<String>> {
-        let foreign: BTreeSet<u32> = processes()?
-            .into_iter()
-            .filter(|p| p.command.contains("vic-sim "))
-            .map(|p| p.pid)
-            .collect();
         let now = Self::now()?;
+        let alive: BTreeSet<u32> = processes()?.into_iter().map(|p| p.pid).collect();
+        let foreign: BTreeSet<u32> = now
+            .cgroups
+            .iter()
+            .filter_map(|path| owner(path))
+            .filter(|pid| alive.contains(pid))
+            .collect();
         let mounts = now.mounts.difference(&before.mounts).cloned();
         let loops = now
             .loops
