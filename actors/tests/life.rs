@@ -12,6 +12,8 @@ mod clock;
 mod faults;
 #[path = "life/guest.rs"]
 mod guest;
+#[path = "life/pulls.rs"]
+mod pulls;
 #[path = "life/sources.rs"]
 mod sources;
 
