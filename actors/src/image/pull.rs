@@ -40,6 +40,8 @@ struct Job {
     what: What,
     accepted: oneshot::Sender<Result<(), Error>>,
     watcher: mpsc::UnboundedSender<Progress>,
+    /// Told when the work has come to an end of its own, good or bad; dropped when it was ended.
+    ended: oneshot::Sender<()>,
 }
 
 /// The transfer actor.
@@ -114,10 +116,12 @@ pub(crate) async fn load(context: &Context, archive: Upload) -> Result<Transfer,
 async fn start(context: &Context, what: What) -> Result<Transfer, Error> {
     let (accepted, was_accepted) = oneshot::channel();
     let (watcher, mut steps) = mpsc::unbounded_channel();
+    let (ended, has_ended) = oneshot::channel();
     let job = Arc::new(Mutex::new(Some(Job {
         what,
         accepted,
         watcher,
+        ended,
     })));
     let address = Address::default();
     let args = Args {
@@ -146,6 +150,11 @@ async fn start(context: &Context, what: What) -> Result<Transfer, Error> {
                 return;
             }
         }
+        // Without a last word a client would take the stream's end for success.
+        if has_ended.await.is_err() {
+            let why = Error::Interrupted("transfer");
+            let _ = client.send(Progress::Failed(why)).await;
+        }
     });
     Ok(Transfer { progress })
 }
@@ -155,6 +164,7 @@ async fn run(context: &Context, job: Job) {
         what,
         accepted,
         watcher,
+        ended,
     } = job;
     let mut accepted = Some(accepted);
     let result = match what {
@@ -168,6 +178,8 @@ async fn run(context: &Context, job: Job) {
             None => drop(watcher.send(Progress::Failed(why))),
         }
     }
+    // The watcher may have left.
+    let _ = ended.send(());
 }
 
 type Accepted = Option<oneshot::Sender<Result<(), Error>>>;
