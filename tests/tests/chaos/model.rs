@@ -58,6 +58,8 @@ pub struct Model {
     pub spare: BTreeSet<String>,
     /// What an interrupted operation may still change: nothing else is done to it meanwhile.
     pub touched: BTreeSet<String>,
+    /// Whether an anonymous volume may be there that no container has.
+    pub stray: bool,
 }
 
 impl Model {

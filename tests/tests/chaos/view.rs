@@ -141,6 +141,11 @@ impl View {
             &running.to_string(),
             &self.endpoints.len().to_string(),
         );
+        let known: BTreeSet<String> = model.all_volumes().into_iter().map(str::to_owned).collect();
+        let stray = self.volumes.difference(&known).filter(|v| v.len() == 64);
+        if let Some(stray) = stray.take(usize::from(model.stray)).next() {
+            model.volumes.insert(stray.clone());
+        }
         wrong.sets(
             "volumes",
             &model.all_volumes(),

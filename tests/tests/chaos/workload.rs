@@ -317,7 +317,16 @@ fn attempt(vch: &Installed, op: &Op) -> Result<Outcome> {
             answer
         }
     };
-    Ok(judge(&answer))
+    Ok(match (op, judge(&answer)) {
+        // A transfer is over when it says so.
+        (Op::Pull(_), Outcome::Done) if !answer.text().contains("Status: ") => {
+            Outcome::Unknown("the pull's stream ended early".to_owned())
+        }
+        (Op::Load(_), Outcome::Done) if !answer.text().contains("Loaded image") => {
+            Outcome::Unknown("the load's stream ended early".to_owned())
+        }
+        (_, outcome) => outcome,
+    })
 }
 
 fn create(volume: Option<&str>, anonymous: bool) -> Body<'static> {
