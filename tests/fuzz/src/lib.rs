@@ -91,7 +91,10 @@ pub fn unpack(bytes: &[u8]) {
     }
 }
 
-/// What a DHCP server answers, to a client that has just asked and to one that keeps a lease.
+/// What a DHCP server answers.
+///
+/// # Panics
+/// When the times of an answer are not in order: that is the finding.
 pub fn dhcp(bytes: &[u8]) {
     // The transaction and the address are where an answer to anybody has them.
     let field = |from: usize| bytes.get(from..from + 6).and_then(|b| b.try_into().ok());
@@ -104,7 +107,10 @@ pub fn dhcp(bytes: &[u8]) {
     }
 }
 
-/// The name of an image, as users type it; what is printed of it is read as the same.
+/// The name of an image, as users type it.
+///
+/// # Panics
+/// When what is printed of it is not read as the same: that is the finding.
 pub fn reference(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     if let Ok(reference) = imagec::Reference::parse(&text) {
