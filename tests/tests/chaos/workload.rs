@@ -247,7 +247,8 @@ pub fn before(verb: Verb) -> &'static [Verb] {
         Remove => &[Create],
         VolumeCreate => &[VolumeRemove, Remove, VolumeRemove],
         VolumeRemove => &[VolumeCreate, Remove],
-        Pull | Load => &[RemoveImage],
+        // Which image goes is chance: at last one of the right sort has.
+        Pull | Load => &[RemoveImage, RemoveImage, RemoveImage, RemoveImage, RemoveImage],
         RemoveImage => &[Load],
         Events | Logs => &[],
     }
