@@ -3,5 +3,6 @@
 pub mod fake;
 pub mod sample;
 
+mod both_sides;
 mod cli;
 mod streams;

@@ -49,8 +49,11 @@ impl Client<'_> {
             ran.code() == 4 && ran.stdout == "out\n" && ran.stderr == "err\n",
             "{ran:?}"
         );
-        self.run(&["run", "--rm", IMAGE, "nosuch"], b"")?
+        // With `--rm` a client of 1.24 waits for ever, on Debian's dockerd too: no event tells it of a failed start.
+        let failed = format!("{name}-failed");
+        self.run(&["run", "--name", &failed, IMAGE, "nosuch"], b"")?
             .exits(127)?;
+        self.ok(&["rm", &failed])?;
         let script = "echo up; exec sleep 1000";
         let args = [
             "run", "-d", "--name", name, "-e", "A=1", "-v", "/data", IMAGE,

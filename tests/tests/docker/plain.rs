@@ -197,7 +197,13 @@ fn exec_inspect(plain: &Plain) -> Result<()> {
         &["sh", "-c", "read x < /tmp/inspected; exit $x"],
         false,
     )?;
-    plain.docker(&["exec", "running", "mkfifo", "-m", "666", "/tmp/inspected"])?;
+    plain.docker(&[
+        "exec",
+        "running",
+        "sh",
+        "-c",
+        "mkfifo -m 666 /tmp/inspected",
+    ])?;
     let place = format!("/exec/{id}/json");
     let before = plain.get(&place)?;
     ensure!(
@@ -234,11 +240,7 @@ fn exec_inspect(plain: &Plain) -> Result<()> {
     let twice = plain.post(&start, Some(json!({ "Detach": true })), 409)?;
     ensure!(twice.text().contains(&id), "{twice:?}");
     plain.docker(&["exec", "running", "sh", "-c", "echo 7 > /tmp/inspected"])?;
-    let after = until(LIMIT, || {
-        let now = plain.get(&place)?;
-        ensure!(now["Running"] == false, "{now}");
-        Ok(now)
-    })?;
+    let after = ended(plain, &id)?;
     ensure!(after["ExitCode"] == 7, "{after}");
     Ok(())
 }
@@ -247,11 +249,18 @@ fn resize(plain: &Plain) -> Result<()> {
     plain.post("/containers/stopped/resize?h=10&w=20", None, 409)?;
     plain.post("/containers/running/resize?h=10", None, 400)?;
     let id = exec(plain, &["true"], true)?;
-    plain.post(
-        &format!("/exec/{id}/start"),
-        Some(json!({ "Tty": true })),
-        200,
-    )?;
+    let detached = json!({ "Detach": true, "Tty": true });
+    plain.post(&format!("/exec/{id}/start"), Some(detached), 200)?;
+    ended(plain, &id)?;
     plain.post(&format!("/exec/{id}/resize?h=10&w=20"), None, 500)?;
     Ok(())
+}
+
+/// Waits until an exec has ended, and gives what inspect shows then.
+fn ended(plain: &Plain, id: &str) -> Result<Value> {
+    until(LIMIT, || {
+        let now = plain.get(&format!("/exec/{id}/json"))?;
+        ensure!(now["Running"] == false, "{now}");
+        Ok(now)
+    })
 }

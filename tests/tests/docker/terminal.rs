@@ -15,9 +15,9 @@ pub const TESTS: &[(&str, super::Test)] = &[
 
 const IMAGE: &str = "busybox:test";
 
-/// Says its size when it begins and once more when it changes.
-const SIZES: &str =
-    "trap 'stty size; exit 6' WINCH; stty size; touch /tmp/ready; while :; do sleep 0.05; done";
+/// Says its size, waits until it is another and a signal has told so, and says it again.
+const SIZES: &str = "trap told=1 WINCH; stty size; touch /tmp/ready; \
+                     until [ \"$told $(stty size)\" = '1 33 101' ]; do sleep 0.05; done; stty size; exit 6";
 
 /// Runs a shell's line on a terminal of its own, which `script` makes.
 fn on_terminal(world: &World, line: &str) -> Result<Ran> {

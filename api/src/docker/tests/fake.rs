@@ -160,6 +160,11 @@ impl Engine {
         fake.waiters.len()
     }
 
+    /// Lets something have happened.
+    pub fn happened(&self, event: Event) {
+        self.snapshots.world().history.push(Arc::new(event));
+    }
+
     fn emit(&self, id: &str, action: &str, container: &ContainerSnapshot) {
         let event = Arc::new(Event {
             kind: EventKind::Container,

@@ -71,7 +71,6 @@ pub const WRONG: &[Request] = &[
     plain("GET", "/v1.41/containers/stopped/top", 409),
     plain("GET", "/v1.41/containers/nosuch/logs?stdout=1", 404),
     plain("GET", "/v1.41/containers/running/logs", 400),
-    plain("GET", "/v1.41/containers/json?limit=x", 400).on_debian(500),
     plain("GET", "/v1.41/containers/json?filters=x", 400).on_debian(500),
     plain(
         "GET",

@@ -14,6 +14,12 @@ use super::Engine;
 impl Engine {
     pub async fn pull(&self, request: PullRequest) -> Result<Transfer, Error> {
         self.messages.fetch_add(1, Ordering::Relaxed);
+        if request.platform.contains("nosuch") {
+            return Err(Error::NotFound(format!(
+                "no matching manifest for {} in the manifest list entries",
+                request.platform
+            )));
+        }
         if request.image.contains("nosuch") {
             return Err(Error::NotFound(format!(
                 "pull access denied for {}, repository does not exist or may require 'docker login'",
