@@ -48,7 +48,7 @@ type Test = fn(&World) -> anyhow::Result<()>;
 type PlainTest = fn(&Plain) -> anyhow::Result<()>;
 
 /// Tests of promises that are not kept yet; their rows of features.toml say `missing`.
-const NOT_YET: &[&str] = &["a_vm_renamed_in_vsphere_keeps_its_container"];
+const NOT_YET: &[&str] = &[];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();

@@ -164,9 +164,15 @@ fn power_on(world: &World) -> Result<()> {
 
 fn rename(world: &World) -> Result<()> {
     let vsphere = Pyvmomi::install(NEWEST)?;
-    let events = start(world, "both-name", "exec sleep 1000")?;
+    drop(start(world, "both-name", "exec sleep 1000")?);
+    // As in docker, the event carries the new name: only by its id is the container the same.
+    let id = world.docker(&["inspect", "-f", "{{.Id}}", "both-name"])?.ok()?;
+    let events = Events::of(world, id.trim())?;
     vsphere.vm(world, "rename", "both-name", Some("renamed-by-admin"))?;
     events.wait("rename", WITHIN)?;
+    let names = world.docker(&["ps", "--no-trunc", "--format", "{{.ID}} {{.Names}}"])?.ok()?;
+    let line = format!("{} renamed-by-admin", id.trim());
+    ensure!(names.lines().any(|l| l == line), "{names}");
     world.docker(&["rm", "-f", "renamed-by-admin"])?.ok()?;
     Ok(())
 }
