@@ -185,7 +185,9 @@ fn size(world: &World) -> Result<()> {
     ensure!(shown.contains("MB (virtual "), "{shown}");
     world.docker(&["kill", "writes"])?.ok()?;
     world.docker(&["wait", "writes"])?.ok()?;
-    ensure!(written(world, "writes")? >= before + MORE);
+    // What the disk had in reserve is given back when the VM is off.
+    let off = written(world, "writes")?;
+    ensure!(off >= MORE, "{off}");
     world.docker(&["rm", "writes"])?.ok()?;
     Ok(())
 }
