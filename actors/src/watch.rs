@@ -20,6 +20,8 @@ use crate::vsphere::{VmFacts, pool_spec};
 pub enum Message {
     /// Tell everybody the full state again: some of them have just started.
     Resync,
+    /// Tell what is known of this VM again: its actor has just started.
+    Tell(String),
     /// Internal: changes, or the end of the filter.
     #[doc(hidden)]
     Changed(Option<Box<Batch>>),
@@ -82,6 +84,12 @@ impl Actor for Watch {
         match message {
             Message::Resync => {
                 for facts in state.known.values() {
+                    state.tell(facts);
+                }
+                Ok(())
+            }
+            Message::Tell(vm) => {
+                if let Some(facts) = state.known.get(&vm) {
                     state.tell(facts);
                 }
                 Ok(())

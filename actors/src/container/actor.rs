@@ -26,6 +26,9 @@ use crate::events::{self, EventKind};
 use crate::ids::ContainerId;
 use crate::vsphere::VmFacts;
 
+/// How often an actor looks whether its address leads to it: its supervisor sets that at once.
+const SETTLING: u32 = 10_000;
+
 /// How long an answer of the guest may take.
 const GUEST_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -77,6 +80,7 @@ pub struct Running {
     watching: Option<BusyGuard>,
     deadline: Option<tokio::task::AbortHandle>,
     gone: bool,
+    settling: u32,
 }
 
 impl std::fmt::Debug for Running {
@@ -132,11 +136,13 @@ impl Actor for Container {
             watching: None,
             deadline: None,
             gone: false,
+            settling: 0,
         };
         match facts {
             Some(facts) => state.adopt(&myself, facts).await?,
             None => state.look_up(&myself),
         }
+        myself.send_message(Message::Settle)?;
         Ok(state)
     }
 
@@ -149,6 +155,10 @@ impl Actor for Container {
         while state.tasks.try_join_next().is_some() {}
         if let Message::Event(input) = message {
             return state.input(&myself, *input).await;
+        }
+        if matches!(message, Message::Settle) {
+            state.settle(&myself).await;
+            return Ok(());
         }
         if state.record.is_none() {
             state.deferred.push(message);
@@ -233,6 +243,23 @@ impl Running {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         key.clone_from(&self.machine.vm.public_key);
+    }
+
+    /// What changed between the look at the VM and now, when the address leads here, was told to nobody: the watch
+    /// tells it again.
+    async fn settle(&mut self, myself: &ActorRef<Message>) {
+        let Some(address) = self.context.container(self.id) else {
+            return;
+        };
+        if address.get().is_some_and(|a| a.get_id() == myself.get_id()) {
+            let again = crate::watch::Message::Tell(self.vm.clone());
+            // A watch that is down begins with the full state.
+            self.context.addresses().watch.tell(again);
+        } else if self.settling < SETTLING {
+            self.settling += 1;
+            tokio::task::yield_now().await;
+            let _ = myself.send_message(Message::Settle);
+        }
     }
 
     fn look_up(&mut self, myself: &ActorRef<Message>) {

@@ -49,6 +49,9 @@ pub enum Message {
     CreateExec(Box<ExecSpec>, Reply<ExecId>),
     /// Answers when the container is on the shelf.
     Ready(Reply<()>),
+    /// Internal: what changed before messages to the container's address came here is told again.
+    #[doc(hidden)]
+    Settle,
     /// Internal: what arrived from vSphere, the guest or a task.
     #[doc(hidden)]
     Event(Box<super::actor::Input>),

@@ -97,7 +97,7 @@ impl Running {
                 Ok(())
             }
             // Events never wait for a look-up.
-            Message::Event(_) => Ok(()),
+            Message::Settle | Message::Event(_) => Ok(()),
         }
     }
 

@@ -479,7 +479,6 @@ fn cpu_allocation(
         shares: shares.map(|shares| SharesInfo {
             shares,
             level: SharesLevel::Custom,
-            ..Default::default()
         }),
         ..Default::default()
     };

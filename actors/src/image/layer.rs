@@ -94,6 +94,9 @@ pub struct Args {
     pub chain: String,
 }
 
+/// An Ensure with its port.
+type Asked = (Box<Job>, RpcReplyPort<Result<u64, Error>>);
+
 /// A running layer actor.
 #[derive(Debug)]
 pub struct State {
@@ -103,7 +106,7 @@ pub struct State {
     /// Who waits for the deletion that is under way; empty: there is none.
     deleting: Vec<RpcReplyPort<Result<(), Error>>>,
     /// What came while the layer was being deleted.
-    later: Vec<(Box<Job>, RpcReplyPort<Result<u64, Error>>)>,
+    later: Vec<Asked>,
     waiting: Vec<RpcReplyPort<Result<u64, Error>>>,
     /// Who waits although nobody writes it yet.
     early: Vec<RpcReplyPort<Result<u64, Error>>>,
