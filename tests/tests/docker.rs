@@ -42,10 +42,13 @@ mod volumes;
 #[path = "docker/wrong.rs"]
 mod wrong;
 
-type Test = fn(&World) -> anyhow::Result<()>;
+/// A test on some place.
+type TestOn<P> = fn(&P) -> anyhow::Result<()>;
+
+type Test = TestOn<World>;
 
 /// A test against a VCH without TLS, which is there beside the world's.
-type PlainTest = fn(&Plain) -> anyhow::Result<()>;
+type PlainTest = TestOn<Plain>;
 
 /// Tests of promises that are not kept yet; their rows of features.toml say `missing`.
 const NOT_YET: &[&str] = &[];
@@ -95,7 +98,7 @@ fn run_all(tests: Vec<Trial>, mut plain: Vec<Trial>, arguments: &Arguments) -> E
 
 /// One trial for each test on `place`; without one, only their names matter.
 fn trials<P: Send + Sync + 'static>(
-    tests: &[(&str, fn(&P) -> anyhow::Result<()>)],
+    tests: &[(&str, TestOn<P>)],
     place: Option<Arc<P>>,
 ) -> Vec<Trial> {
     tests

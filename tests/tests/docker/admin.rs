@@ -7,7 +7,6 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use system_tests::pyvmomi::{NEWEST, OLD, Pyvmomi};
-use system_tests::world::World;
 
 /// The tests of this file.
 pub const TESTS: &[(&str, super::Test)] = &[
