@@ -360,12 +360,14 @@ impl Bench {
         Ok((String::from_utf8_lossy(&text).into_owned(), code))
     }
 
-    /// Waits until what was under way when this is called has been told: a change that is made now is seen.
+    /// Waits until nothing that was done before makes calls any more: a disk is let go after its user was answered.
     pub async fn settle(&self) {
-        for _ in 0..3 {
-            self.vms().await;
-            tokio::task::yield_now().await;
-        }
+        self.until("quiet", async || {
+            self.take_calls();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            self.take_calls().keys().all(|m| m == "WaitForUpdatesEx")
+        })
+        .await;
     }
 
     /// Leaves everything as it is, without an orderly stop.
