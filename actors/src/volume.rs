@@ -1,7 +1,8 @@
 //! Volumes: disks of their own on the default volume store.
 //!
 //! The volumes' actor keeps the list, one document for all of them, and is the supervisor of the volumes; each
-//! [`volume`](actor) makes and deletes its own disk.
+//! [`volume`](actor) makes and deletes its own disk. Before either, the document names that disk as unfinished: should
+//! this program end before it says otherwise, the next one deletes what there is of it.
 
 pub mod actor;
 
@@ -90,8 +91,13 @@ pub(crate) async fn make(
 /// How often an anonymous volume's removal is tried, with growing pauses: about two minutes in all.
 const RELEASE_TRIES: u32 = 30;
 
-/// Removes an anonymous volume of a container that is gone, whatever happens meanwhile. Does not wait.
-pub(crate) fn release(context: &Context, name: String, owner: ContainerId) {
+/// Removes an anonymous volume of a container that is gone, whatever happens meanwhile; the handle is for those who
+/// want to wait for it.
+pub(crate) fn release(
+    context: &Context,
+    name: String,
+    owner: ContainerId,
+) -> tokio::task::JoinHandle<()> {
     let context = context.clone();
     tokio::spawn(async move {
         for tries in 0..RELEASE_TRIES {
@@ -105,7 +111,7 @@ pub(crate) fn release(context: &Context, name: String, owner: ContainerId) {
             let pause = std::time::Duration::from_millis(50 << tries.min(7));
             tokio::time::sleep(pause).await;
         }
-    });
+    })
 }
 
 /// Size of a volume's disk.
@@ -139,7 +145,7 @@ pub enum Done {
 }
 
 /// The volumes' actor: one piece of work at a time per volume. What a crash loses: nothing that was answered; a disk
-/// that was being made is made again or overwritten.
+/// that was being made or deleted is deleted.
 #[derive(Debug)]
 pub struct Volumes;
 
@@ -152,6 +158,10 @@ pub struct State {
     known: BTreeMap<String, Arc<VolumeSnapshot>>,
     creating: BTreeMap<String, Waiting<Arc<VolumeSnapshot>>>,
     removing: BTreeMap<String, Waiting<()>>,
+    /// Creations of volumes that are being removed.
+    later: Vec<(String, Message)>,
+    /// Disks that an earlier life has left and that could not be deleted yet.
+    left: Vec<String>,
     addresses: BTreeMap<String, Address<actor::Message>>,
     children: Nursery,
     document: Document,
@@ -165,6 +175,9 @@ const DEADLINE: std::time::Duration = std::time::Duration::from_secs(600);
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Content {
     volumes: Vec<VolumeSnapshot>,
+    /// Disks that were being made or deleted.
+    #[serde(default)]
+    unfinished: Vec<String>,
 }
 
 impl Actor for Volumes {
@@ -184,12 +197,15 @@ impl Actor for Volumes {
         for volume in content.volumes {
             known.insert(volume.name.clone(), Arc::new(volume));
         }
+        let left = finish(&context, &known, content.unfinished).await;
         let (policy, tree) = (context.policy(), context.tree().clone());
         let mut state = State {
             context,
             known,
             creating: BTreeMap::new(),
             removing: BTreeMap::new(),
+            later: Vec::new(),
+            left,
             addresses: BTreeMap::new(),
             children: Nursery::new("vch/volumes", policy, &tree, &myself, Message::Child),
             document,
@@ -209,19 +225,23 @@ impl Actor for Volumes {
     ) -> Result<(), ActorProcessingErr> {
         while state.tasks.try_join_next().is_some() {}
         match message {
-            Message::Create(spec, reply) => state.create(&myself, spec, reply),
-            Message::Remove(name, force, reply) => state.remove(&myself, name, force, reply),
+            Message::Create(spec, reply) => state.create(&myself, spec, reply).await,
+            Message::Remove(name, force, reply) => {
+                state.remove(&myself, name, force, reply).await;
+            }
             Message::RemoveAnonymous(name, owner, reply) => {
                 let users = state.context.snapshots().users_of_volume(&name);
                 let unused = users.iter().all(|u| *u == owner);
                 if unused && state.known.contains_key(&name) {
-                    state.delete(&myself, &name, vec![reply]);
+                    state.delete(&myself, &name, vec![reply]).await;
                 } else {
                     let _ = reply.send(Ok(()));
                 }
             }
             Message::Done(Done::Created(volume, result)) => state.created(*volume, result).await,
-            Message::Done(Done::Removed(name, result)) => state.removed(&name, result).await,
+            Message::Done(Done::Removed(name, result)) => {
+                state.removed(&myself, &name, result).await;
+            }
             Message::Child(message) => return state.children.handle(message).await,
         }
         Ok(())
@@ -254,12 +274,19 @@ impl State {
             .at_once()
     }
 
-    fn create(
+    async fn create(
         &mut self,
         myself: &ActorRef<Message>,
         spec: VolumeSpec,
         reply: RpcReplyPort<Result<Arc<VolumeSnapshot>, Error>>,
     ) {
+        if let Some(name) = &spec.name
+            && self.removing.contains_key(name)
+        {
+            self.later
+                .push((name.clone(), Message::Create(spec, reply)));
+            return;
+        }
         let anonymous = spec.anonymous || spec.name.is_none();
         let name = spec
             .name
@@ -290,14 +317,8 @@ impl State {
         if waiting.len() > 1 {
             return;
         }
-        let (datastore, folder) = self
-            .context
-            .settings()
-            .volume_store
-            .clone()
-            .unwrap_or_default();
         let volume = VolumeSnapshot {
-            path: format!("[{datastore}] {folder}/{name}/{name}.vmdk"),
+            path: disk(&self.context, &name).unwrap_or_default(),
             name,
             driver,
             labels: spec.labels,
@@ -306,6 +327,10 @@ impl State {
             anonymous,
             capacity: CAPACITY,
         };
+        if let Err(why) = self.save().await {
+            self.answer_creators(&volume.name, &Err(why));
+            return;
+        }
         let child = self.child(Arc::new(volume.clone()), false);
         let address = self.addresses.get(&volume.name).cloned();
         self.children.add(child, None);
@@ -333,12 +358,17 @@ impl State {
         } else {
             self.forget(&name).await;
         }
-        for reply in self.creating.remove(&name).unwrap_or_default() {
+        self.answer_creators(&name, &answer);
+    }
+
+    fn answer_creators(&mut self, name: &str, answer: &Result<Arc<VolumeSnapshot>, Error>) {
+        for reply in self.creating.remove(name).unwrap_or_default() {
+            // The asker may have left.
             let _ = reply.send(answer.clone());
         }
     }
 
-    fn remove(
+    async fn remove(
         &mut self,
         myself: &ActorRef<Message>,
         name: String,
@@ -355,7 +385,7 @@ impl State {
         }
         let users = self.context.snapshots().users_of_volume(&name);
         if users.is_empty() {
-            self.delete(myself, &name, vec![reply]);
+            self.delete(myself, &name, vec![reply]).await;
             return;
         }
         let users: Vec<_> = users.iter().map(ToString::to_string).collect();
@@ -363,7 +393,7 @@ impl State {
         let _ = reply.send(Err(Error::Conflict(text)));
     }
 
-    fn delete(&mut self, myself: &ActorRef<Message>, name: &str, replies: Waiting<()>) {
+    async fn delete(&mut self, myself: &ActorRef<Message>, name: &str, replies: Waiting<()>) {
         let Some(volume) = self.known.get(name).cloned() else {
             return;
         };
@@ -371,6 +401,10 @@ impl State {
         let first = waiting.is_empty();
         waiting.extend(replies);
         if !first {
+            return;
+        }
+        if let Err(why) = self.save().await {
+            self.answer_removers(myself, name, &Err(why));
             return;
         }
         let address = self.addresses.get(&volume.name).cloned();
@@ -387,29 +421,63 @@ impl State {
         self.children.remove(name).await;
     }
 
-    async fn removed(&mut self, name: &str, result: Result<(), Error>) {
-        let mut answer = result;
-        if answer.is_ok()
+    async fn removed(&mut self, myself: &ActorRef<Message>, name: &str, result: Result<(), Error>) {
+        // The document has not named it as a volume since before its disk was touched.
+        if result.is_ok()
             && let Some(volume) = self.known.remove(name)
         {
-            answer = self.save().await;
-            if answer.is_ok() {
-                self.forget(name).await;
-                self.context.snapshots().remove_volume(name);
-                self.emit("destroy", &volume);
-            } else {
-                // The document still has it: it goes with the next try.
-                self.known.insert(name.to_owned(), volume);
-            }
+            self.forget(name).await;
+            self.context.snapshots().remove_volume(name);
+            self.emit("destroy", &volume);
         }
-        for reply in self.removing.remove(name).unwrap_or_default() {
-            let _ = reply.send(answer.clone());
+        let failed = result.is_err();
+        self.answer_removers(myself, name, &result);
+        if failed && let Err(why) = self.save().await {
+            tracing::warn!(%why, name, "a volume that could not be removed is not in the document");
         }
     }
 
+    fn answer_removers(
+        &mut self,
+        myself: &ActorRef<Message>,
+        name: &str,
+        answer: &Result<(), Error>,
+    ) {
+        for reply in self.removing.remove(name).unwrap_or_default() {
+            // The asker may have left.
+            let _ = reply.send(answer.clone());
+        }
+        for (wanted, question) in std::mem::take(&mut self.later) {
+            if wanted == name {
+                let _ = myself.send_message(question);
+            } else {
+                self.later.push((wanted, question));
+            }
+        }
+    }
+
+    /// Writes the document: volumes that are there for good, and disks that are being made or deleted.
     async fn save(&mut self) -> Result<(), Error> {
-        let volumes = self.known.values().map(|v| (**v).clone()).collect();
-        self.document.write(&Content { volumes }).await
+        let stays = |v: &&Arc<VolumeSnapshot>| !self.removing.contains_key(&v.name);
+        let volumes: Vec<VolumeSnapshot> = self
+            .known
+            .values()
+            .filter(stays)
+            .map(|v| (**v).clone())
+            .collect();
+        let making = self
+            .creating
+            .keys()
+            .filter(|name| !self.known.contains_key(*name))
+            .filter_map(|name| disk(&self.context, name));
+        let going = self.removing.keys().filter_map(|n| self.known.get(n));
+        let mut unfinished: Vec<String> = making.chain(going.map(|v| v.path.clone())).collect();
+        unfinished.extend(self.left.iter().cloned());
+        let content = Content {
+            volumes,
+            unfinished,
+        };
+        self.document.write(&content).await
     }
 
     fn emit(&self, action: &str, volume: &VolumeSnapshot) {
@@ -421,6 +489,37 @@ impl State {
             time: OffsetDateTime::now_utc(),
         });
     }
+}
+
+/// The disk of the volume of this name as a datastore path; none where there is no volume store.
+fn disk(context: &Context, name: &str) -> Option<String> {
+    let (datastore, folder) = context.settings().volume_store.as_ref()?;
+    Some(format!("[{datastore}] {folder}/{name}/{name}.vmdk"))
+}
+
+/// Deletes the disks that an earlier life was making or deleting, and takes volumes that went with it off the shelf;
+/// gives the disks that could not be deleted.
+async fn finish(
+    context: &Context,
+    known: &BTreeMap<String, Arc<VolumeSnapshot>>,
+    unfinished: Vec<String>,
+) -> Vec<String> {
+    let mut left = Vec::new();
+    for path in unfinished {
+        if known.values().any(|v| v.path == path) {
+            continue;
+        }
+        if let Err(why) = actor::delete(context, &path).await {
+            tracing::warn!(%why, path, "cannot delete what is left of a volume");
+            left.push(path);
+        }
+    }
+    for old in context.snapshots().volumes() {
+        if !known.contains_key(&old.name) {
+            context.snapshots().remove_volume(&old.name);
+        }
+    }
+    left
 }
 
 /// Asks a volume's actor for a piece of work, which does no harm twice: one that dies with it has a successor.

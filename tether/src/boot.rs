@@ -132,8 +132,15 @@ fn boot(machine: &Machine) -> Result<Power, BootError> {
     fs::create_dir_all(&machine.state).map_err(prepare("the state directory"))?;
     let mut rpc = Rpc::open(&machine.rpci).map_err(prepare("guest RPC"))?;
     let identity = Identity::generate().map_err(BootError::Key)?;
+    let config = ExecutorConfig::fetch(|keys| rpc.get(keys));
+    if let Ok(config) = &config
+        && !config.id.is_empty()
+    {
+        // Before the new boot is announced: whoever sees it must not take an earlier boot's state for its own.
+        clear_state(&mut rpc, &config.id)?;
+    }
     announce(&mut rpc, &identity);
-    let config = ExecutorConfig::fetch(|keys| rpc.get(keys)).map_err(BootError::Configuration)?;
+    let config = config.map_err(BootError::Configuration)?;
     if config.id.is_empty() {
         let config = ApplianceConfig::fetch(|keys| rpc.get(keys));
         let config = config.map_err(BootError::Configuration)?;
@@ -143,6 +150,18 @@ fn boot(machine: &Machine) -> Result<Power, BootError> {
         return appliance::run(machine, &config, rpc, signals);
     }
     container(machine, &config, rpc, signals, &identity)
+}
+
+/// Clears what an earlier boot reported of the container's process.
+fn clear_state(rpc: &mut Rpc, id: &str) -> Result<(), BootError> {
+    // `started` first: without it nothing else counts.
+    let stale = [
+        StateKeys::started(id),
+        StateKeys::status(id),
+        StateKeys::stop_time(id),
+    ];
+    let stale: Vec<_> = stale.into_iter().map(|key| (key, String::new())).collect();
+    rpc.set(&stale).map_err(prepare("clearing old state"))
 }
 
 /// What a guest says first: that this is a new boot, and by which key it will be known.
@@ -191,14 +210,6 @@ fn container(
     identity: &Identity,
 ) -> Result<Power, BootError> {
     let id = &config.id;
-    // The state of an earlier boot must not be taken for this one's.
-    let stale = [
-        StateKeys::status(id),
-        StateKeys::stop_time(id),
-        StateKeys::started(id),
-    ];
-    let stale: Vec<_> = stale.into_iter().map(|key| (key, String::new())).collect();
-    rpc.set(&stale).map_err(prepare("clearing old state"))?;
     let mut disks = Vec::new();
     let outcome = run_container(machine, config, &mut rpc, signals, identity, &mut disks);
     disks.into_iter().for_each(Disk::release);

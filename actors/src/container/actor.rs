@@ -35,6 +35,9 @@ const GUEST_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a stop signal waits for a guest that does not answer, before vSphere is asked to deliver it.
 const SIGNAL_PATIENCE: Duration = Duration::from_secs(4);
 
+/// How long a removal's answer waits for the container's anonymous volumes.
+const VOLUMES_PATIENCE: Duration = Duration::from_secs(30);
+
 /// What a container actor is started with.
 #[derive(Debug, Clone)]
 pub struct Args {
@@ -185,6 +188,8 @@ pub enum Input {
     Machine(Event),
     /// The VM as vSphere shows it now; power and keys.
     Facts(Box<VmFacts>),
+    /// The VM as it was when it was looked up.
+    Found(Box<VmFacts>),
     /// The VM cannot be looked up now.
     LookUpFailed,
     /// vSphere has no such VM.
@@ -266,7 +271,7 @@ impl Running {
         let (context, vm, me) = (self.context.clone(), self.vm.clone(), myself.clone());
         self.tasks.spawn(async move {
             let input = match context.vsphere().vm(&vm).await {
-                Ok(Some(facts)) => Input::Facts(Box::new(facts)),
+                Ok(Some(facts)) => Input::Found(Box::new(facts)),
                 Ok(None) => Input::VmGone,
                 Err(why) => {
                     tracing::warn!(%why, vm, "cannot look up a container's VM");
@@ -285,7 +290,11 @@ impl Running {
     ) -> Result<(), ActorProcessingErr> {
         match input {
             Input::LookUpFailed => Err("cannot look up the VM".into()),
-            Input::Facts(facts) if self.record.is_none() => self.adopt(myself, *facts).await,
+            Input::Facts(facts) | Input::Found(facts) if self.record.is_none() => {
+                self.adopt(myself, *facts).await
+            }
+            // The watch was quicker, and what it told may be newer.
+            Input::Found(_) => Ok(()),
             Input::Facts(facts) => {
                 self.note_names(&facts);
                 let view = vm::view(self.id, &facts.power, &facts.keys);
@@ -340,11 +349,15 @@ impl Running {
         if !effects.contains(&Effect::Gone) {
             self.publish();
         }
+        let (mut released, mut late) = (Vec::new(), Vec::new());
         for effect in effects {
             match effect {
                 Effect::Do(work) => self.work(myself, work),
                 Effect::Signal(signal) => self.signal(signal),
                 Effect::Deadline(seconds) => self.arm(myself, seconds),
+                Effect::Answer(ticket, answer) if !released.is_empty() => {
+                    late.extend(self.tickets.remove(&ticket).map(|reply| (reply, answer)));
+                }
                 Effect::Answer(ticket, answer) => {
                     if let Some(reply) = self.tickets.remove(&ticket) {
                         // The client may have left.
@@ -363,10 +376,21 @@ impl Running {
                 }
                 Effect::Gone => {
                     self.gone = true;
-                    leave(&self.context, self.id, self.machine.exit_code);
+                    released = leave(&self.context, self.id, self.machine.exit_code);
                     myself.stop(None);
                 }
             }
+        }
+        if !late.is_empty() {
+            // A removal is over when its volumes are gone too; this actor ends before.
+            let gone = futures_util::future::join_all(released);
+            tokio::spawn(async move {
+                // What takes longer goes on without the client.
+                let _ = tokio::time::timeout(VOLUMES_PATIENCE, gone).await;
+                for (reply, answer) in late {
+                    let _ = reply.send(answer);
+                }
+            });
         }
         Ok(())
     }
@@ -565,8 +589,14 @@ impl Running {
     }
 }
 
-/// Gives everything back that the container had: its addresses, its anonymous volumes, its name.
-pub(crate) fn leave(context: &Context, id: ContainerId, exit_code: i64) {
+/// Gives everything back that the container had: its addresses, its anonymous volumes, its name. The handles end when
+/// the volumes are gone.
+pub(crate) fn leave(
+    context: &Context,
+    id: ContainerId,
+    exit_code: i64,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let mut released = Vec::new();
     if let Some(last) = context.snapshots().container(&id) {
         for endpoint in &last.endpoints {
             crate::network::release(context, endpoint.network, endpoint.id);
@@ -579,7 +609,7 @@ pub(crate) fn leave(context: &Context, id: ContainerId, exit_code: i64) {
                 .filter(|m| m.anonymous)
                 .filter_map(|m| m.volume.clone())
             {
-                crate::volume::release(context, name, id);
+                released.push(crate::volume::release(context, name, id));
             }
         }
     }
@@ -588,6 +618,7 @@ pub(crate) fn leave(context: &Context, id: ContainerId, exit_code: i64) {
     // What its image has left behind for its sake.
     let stood_on = context.needs().leave(id);
     crate::image::forget_layers(context, stood_on);
+    released
 }
 
 /// Destroys a VM. A destroyed VM takes its disks along, so its volumes are detached first: one more call for those

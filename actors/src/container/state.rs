@@ -413,6 +413,9 @@ impl State {
             || (self.phase == Phase::Stopping && self.started_at_is_old());
         if starting && self.fresh() {
             self.booted(now, out);
+        } else if self.fresh() && self.vm.process == Process::Running {
+            // The guest knows best when its process began.
+            self.started_at = self.vm.started_at.or(self.started_at);
         }
     }
 

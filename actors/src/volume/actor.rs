@@ -93,7 +93,7 @@ impl Actor for Volume {
             }
             Message::Delete(reply) => {
                 state.tasks.spawn(async move {
-                    let result = delete(&context, &volume).await;
+                    let result = delete(&context, &volume.path).await;
                     let _ = myself.send_message(Message::Done(false, result, reply));
                 });
             }
@@ -119,9 +119,10 @@ async fn make(context: &Context, volume: &VolumeSnapshot) -> Result<(), Error> {
     context.vsphere().copy_disk(&blank, &volume.path).await
 }
 
-async fn delete(context: &Context, volume: &VolumeSnapshot) -> Result<(), Error> {
-    context.vsphere().delete_disk(&volume.path).await?;
-    match volume.path.rsplit_once('/') {
+/// Deletes a disk with its folder, or what there is of them.
+pub(super) async fn delete(context: &Context, path: &str) -> Result<(), Error> {
+    context.vsphere().delete_disk(path).await?;
+    match path.rsplit_once('/') {
         Some((folder, _)) => context.vsphere().delete_file(folder).await,
         None => Ok(()),
     }

@@ -68,12 +68,12 @@ async fn run(
     hub: watch::Receiver<Option<SocketAddr>>,
 ) {
     let id = config.id.clone();
-    // As tether: what the last run left is cleared, under a new boot's name.
+    // As tether: what the last run left is cleared before a new boot has a name.
     let identity = Identity::generate().unwrap();
-    guest.info_set(StateKeys::BOOT, &format!("{:016x}", rand::random::<u64>()));
     for key in ProcessState::cleared(&id) {
         guest.info_set(&key, "");
     }
+    guest.info_set(StateKeys::BOOT, &format!("{:016x}", rand::random::<u64>()));
     guest.info_set(StateKeys::KEY, &identity.public_key().to_base64());
     let running = |status| ProcessState {
         status,
