@@ -1,5 +1,7 @@
 //! The life of a container against the in-process simulator, where the test plays the guest through vSphere.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "life/bench.rs"]
 mod bench;
 #[path = "life/calls.rs"]

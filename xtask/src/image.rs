@@ -116,7 +116,8 @@ fn make(name: &str, parts: &[&Path], archive: impl FnOnce() -> Result<Vec<u8>>) 
         .time(epoch()?);
     builder.file(iso::INITRD_PATH, initrd)?;
     builder.file(iso::VERSION_PATH, version.to_string().into_bytes())?;
-    let new = image.with_extension("new");
+    // Two builds at once each write a file of their own; the last one stays.
+    let new = image.with_extension(format!("new.{}", std::process::id()));
     let mut file = std::io::BufWriter::new(fs::File::create(&new)?);
     builder.write(&mut file)?;
     drop(file);

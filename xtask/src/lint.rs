@@ -40,7 +40,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("xtask", &["iso", "vmomi"]),
     (
         "fuzz",
-        &["imagec", "iso", "simulator", "tether", "tether-protocol", "vmomi"],
+        &[
+            "imagec",
+            "iso",
+            "simulator",
+            "tether",
+            "tether-protocol",
+            "vmomi",
+        ],
     ),
     ("system-tests", &["vmomi", "simulator", "tether-protocol"]),
 ];

@@ -147,7 +147,7 @@ impl Chaos {
                         name: self.name("c"),
                         image,
                         serves: self.random.random_bool(0.7),
-                        volume: self.any(&volumes).filter(|_| self.next % 2 == 0),
+                        volume: self.any(&volumes).filter(|_| self.next.is_multiple_of(2)),
                     })
                 }
                 3..=5 => self.pick(|c| c.phase != Phase::Running).map(Deed::Start),
@@ -173,7 +173,7 @@ impl Chaos {
                     let free = &self.model.images - &used;
                     self.any(&free).map(Deed::RemoveImage)
                 }
-                19 => Some(if self.next % 2 == 0 {
+                19 => Some(if self.next.is_multiple_of(2) {
                     Deed::Events
                 } else {
                     Deed::Networks

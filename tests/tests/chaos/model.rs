@@ -29,6 +29,8 @@ pub struct Container {
     pub state: State,
     pub volume: Option<String>,
     pub anonymous: bool,
+    /// Left by an interrupted `run --rm`: it goes when it has run.
+    pub once: bool,
     pub id: Option<String>,
     /// When its present run began.
     pub started: Option<String>,
@@ -75,6 +77,7 @@ impl Model {
                     state: State::Created,
                     volume: volume.clone(),
                     anonymous: *anonymous,
+                    once: false,
                     id: None,
                     started: None,
                     address: None,
@@ -142,6 +145,9 @@ impl Model {
                     volume: None,
                     anonymous: false,
                 });
+                if let Some(container) = created.containers.get_mut(name) {
+                    container.once = true;
+                }
                 all.push(created);
             }
             Op::Pull(image) | Op::Load(image) => {

@@ -51,6 +51,7 @@ impl Stage {
             state: State::Running,
             volume: None,
             anonymous: false,
+            once: false,
             id: None,
             started: None,
             address: None,

@@ -209,7 +209,11 @@ pub fn plan(verb: Verb, model: &Model, images: &[Image], random: &mut Random) ->
         }
         Verb::Events => return Some(Op::Events),
         Verb::Run => some(free, random)?,
-        Verb::Start => some(of(&[State::Created, State::Exited]), random)?,
+        Verb::Start => {
+            let mut names = of(&[State::Created, State::Exited]);
+            names.retain(|name| !model.containers[name].once);
+            some(names, random)?
+        }
         Verb::Stop => some(of(&[State::Running]), random)?,
         Verb::Remove => some(of(&[State::Created, State::Running, State::Exited]), random)?,
         Verb::Exec => some(model.in_state(&[State::Running]), random)?,
@@ -248,7 +252,13 @@ pub fn before(verb: Verb) -> &'static [Verb] {
         VolumeCreate => &[VolumeRemove, Remove, VolumeRemove],
         VolumeRemove => &[VolumeCreate, Remove],
         // Which image goes is chance: at last one of the right sort has.
-        Pull | Load => &[RemoveImage, RemoveImage, RemoveImage, RemoveImage, RemoveImage],
+        Pull | Load => &[
+            RemoveImage,
+            RemoveImage,
+            RemoveImage,
+            RemoveImage,
+            RemoveImage,
+        ],
         RemoveImage => &[Load],
         Events | Logs => &[],
     }

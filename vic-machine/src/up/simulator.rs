@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
@@ -113,6 +114,10 @@ impl Simulator {
             .tried("cannot read vic-sim's output")?;
         if line.is_empty() {
             let status = child.wait().await.tried("cannot wait for vic-sim")?;
+            if status.signal() == Some(Signal::SIGINT as i32) {
+                // Ctrl-C came while it still was in our group: what it ended is us.
+                return Err(Failure::new("interrupted"));
+            }
             return Err(Failure::new(format!(
                 "vic-sim cannot start ({status}): {}",
                 last_lines(&log_path)
