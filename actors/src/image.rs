@@ -199,10 +199,13 @@ pub(crate) fn forget_layers(context: &Context, chains: Vec<String>) {
         return;
     };
     let context = context.clone();
+    context.needs().leaving(&chains);
     runtime.spawn(async move {
         for chain in chains {
-            if let Err(why) = forget_layer(&context, &chain).await {
-                tracing::warn!(%why, chain, "cannot delete a layer");
+            match forget_layer(&context, &chain).await {
+                Ok(()) => context.needs().left(&chain),
+                // It stays noted: the next life tries again.
+                Err(why) => tracing::warn!(%why, chain, "cannot delete a layer"),
             }
         }
     });

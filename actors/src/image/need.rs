@@ -1,7 +1,7 @@
 //! Who needs which layer: images on the shelf, containers that stand on them (also when their image is gone), and
 //! transfers that have not entered their image yet. What nobody needs is deleted by its layer's actor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::context::Context;
@@ -19,8 +19,10 @@ struct Table {
     images_known: bool,
     /// The VMs have been listed once; before that, every layer is needed.
     containers_known: bool,
-    /// What transfers of an earlier life may have left.
+    /// What transfers and removals of an earlier life may have left.
     orphans: Vec<String>,
+    /// What is being deleted.
+    leaving: BTreeSet<String>,
 }
 
 impl Needs {
@@ -28,9 +30,25 @@ impl Needs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The chains that transfers need now.
-    pub(crate) fn transfers(&self) -> Vec<String> {
-        self.lock().transfers.keys().cloned().collect()
+    /// The chains that transfers are writing or removals deleting: should this program end now, they may be left.
+    pub(crate) fn unsettled(&self) -> BTreeSet<String> {
+        let table = self.lock();
+        table
+            .transfers
+            .keys()
+            .chain(&table.leaving)
+            .cloned()
+            .collect()
+    }
+
+    /// These chains are about to be deleted.
+    pub(super) fn leaving(&self, chains: &[String]) {
+        self.lock().leaving.extend(chains.iter().cloned());
+    }
+
+    /// This chain is deleted, or needed again.
+    pub(super) fn left(&self, chain: &str) {
+        self.lock().leaving.remove(chain);
     }
 
     /// A container stands on these chains.

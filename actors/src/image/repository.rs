@@ -2,7 +2,7 @@
 //!
 //! What a crash loses: nothing that was answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -53,9 +53,9 @@ pub struct State {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Content {
     images: Vec<ImageSnapshot>,
-    /// The chains of transfers that were under way.
+    /// The chains that were being written or deleted: nobody may need them.
     #[serde(default)]
-    transfers: Vec<String>,
+    unsettled: BTreeSet<String>,
 }
 
 impl Actor for Repository {
@@ -77,7 +77,7 @@ impl Actor for Repository {
             .map(|i| (i.id.clone(), Arc::new(i)))
             .collect();
         context.snapshots().set_images(images.clone());
-        context.images_are_known(content.transfers);
+        context.images_are_known(content.unsettled.into_iter().collect());
         Ok(State {
             context,
             images,
@@ -186,7 +186,8 @@ impl State {
         }
         self.check_users(&image, &name, by_name, force)?;
         images.remove(&image.id);
-        self.save(images).await?;
+        let unused = self.unused_chains(&images, &image);
+        self.save_without(images, &unused).await?;
         let mut removed: Vec<_> = image.tags.iter().cloned().map(Removed::Untagged).collect();
         removed.extend(image.digests.iter().cloned().map(Removed::Untagged));
         for _ in &image.tags {
@@ -194,7 +195,6 @@ impl State {
         }
         removed.push(Removed::Deleted(image.id.to_string()));
         self.emit("delete", &image.id, &image.id.to_string());
-        let unused = self.unused_chains(&image);
         for chain in &unused {
             removed.push(Removed::Deleted(format!("sha256:{chain}")));
         }
@@ -234,9 +234,12 @@ impl State {
 
     /// The chains of a removed image that no other image needs, uppermost first. Those that stopped containers
     /// stand on stay until the next removal.
-    fn unused_chains(&self, gone: &ImageSnapshot) -> Vec<String> {
-        let mut needed: Vec<String> = self
-            .images
+    fn unused_chains(
+        &self,
+        left: &BTreeMap<ImageId, Arc<ImageSnapshot>>,
+        gone: &ImageSnapshot,
+    ) -> Vec<String> {
+        let mut needed: Vec<String> = left
             .values()
             .flat_map(|i| super::chains(&i.diff_ids))
             .collect();
@@ -253,9 +256,21 @@ impl State {
     }
 
     async fn save(&mut self, images: BTreeMap<ImageId, Arc<ImageSnapshot>>) -> Result<(), Error> {
+        self.save_without(images, &[]).await
+    }
+
+    /// Saves images that no longer need the layers `unused`. The document names these too: whoever reads it after a
+    /// crash deletes them.
+    async fn save_without(
+        &mut self,
+        images: BTreeMap<ImageId, Arc<ImageSnapshot>>,
+        unused: &[String],
+    ) -> Result<(), Error> {
+        let mut unsettled = self.context.needs().unsettled();
+        unsettled.extend(unused.iter().cloned());
         let content = Content {
             images: images.values().map(|i| (**i).clone()).collect(),
-            transfers: self.context.needs().transfers(),
+            unsettled,
         };
         self.document.write(&content).await?;
         self.images.clone_from(&images);
