@@ -46,6 +46,9 @@ pub enum Message {
     End(u64, RpcReplyPort<Result<(), Error>>),
     /// Answers when no slot has a disk of this path.
     Settle(String, RpcReplyPort<()>),
+    /// Looks at our own VM's disks and lets those go that nobody has leased, as soon as no reconfigure is under way: one
+    /// that an earlier actor had asked for may have ended after its successor's look.
+    Look(RpcReplyPort<()>),
     /// Some leases are over: their holders are gone, or their time is.
     Overdue,
     /// Gives the datastore path of the blank formatted disk of this size, made at its first use.
@@ -155,6 +158,8 @@ pub struct State {
     /// Leases that are being unmounted.
     letting_go: Vec<u64>,
     settling: Vec<(String, RpcReplyPort<()>)>,
+    /// Wait for a look at the disks.
+    looks: Vec<RpcReplyPort<()>>,
     blanks: BTreeMap<u64, String>,
     blank_waiting: BTreeMap<u64, Vec<RpcReplyPort<Result<String, Error>>>>,
     tasks: JoinSet<()>,
@@ -199,9 +204,10 @@ pub async fn attach(context: &Context, disk: Disk) -> Result<Lease, Error> {
     let appliance = &context.addresses().appliance;
     let mut refused = false;
     loop {
-        settle(context, &disk.path).await?;
         if disk.create.is_some() {
-            context.vsphere().delete_disk(&disk.path).await?;
+            delete(context, &disk.path).await?;
+        } else {
+            settle(context, &disk.path).await?;
         }
         let wanted = disk.clone();
         match appliance.ask(LEASE, |r| Message::Attach(wanted, r)).await {
@@ -214,6 +220,32 @@ pub async fn attach(context: &Context, disk: Disk) -> Result<Lease, Error> {
             Ok(answer) => return answer,
             Err(why) => return Err(Error::failed_for_now("attach a disk", &why)),
         }
+    }
+}
+
+/// How often a disk that cannot be deleted is looked for in our slots.
+const LOOKS: u32 = 3;
+
+/// Deletes a disk that may be in one of our slots, as soon as it is let go.
+///
+/// # Errors
+/// vSphere's.
+pub async fn delete(context: &Context, path: &str) -> Result<(), Error> {
+    let mut looks = 0;
+    loop {
+        settle(context, path).await?;
+        let why = match context.vsphere().delete_disk(path).await {
+            Err(why) if looks < LOOKS => why,
+            deleted => return deleted,
+        };
+        tracing::info!(path, %why, "a disk cannot be deleted: is it in a slot?");
+        looks += 1;
+        // One that dies with the question looks at its successor's start.
+        let _ = context
+            .addresses()
+            .appliance
+            .ask(DEADLINE, Message::Look)
+            .await;
     }
 }
 
@@ -252,6 +284,7 @@ impl Actor for Appliance {
             in_flight: vec![],
             letting_go: vec![],
             settling: vec![],
+            looks: vec![],
             blanks: BTreeMap::new(),
             blank_waiting: BTreeMap::new(),
             tasks: JoinSet::new(),
@@ -274,6 +307,7 @@ impl Actor for Appliance {
             Message::Attach(disk, reply) => state.waiting.push_back((disk, reply)),
             Message::End(lease, reply) => state.end(lease, vec![reply]),
             Message::Settle(path, reply) => state.settling.push((path, reply)),
+            Message::Look(reply) => state.looks.push(reply),
             Message::Overdue => state.let_go(&myself),
             Message::Unmounted(lease, done) => {
                 state.letting_go.retain(|l| *l != lease);
@@ -292,6 +326,13 @@ impl Actor for Appliance {
                 for reply in state.blank_waiting.remove(&bytes).unwrap_or_default() {
                     let _ = reply.send(result.clone());
                 }
+            }
+        }
+        if state.in_flight.is_empty() && !state.looks.is_empty() {
+            state.look_and_let_go().await?;
+            for reply in state.looks.drain(..) {
+                // The asker may have left.
+                let _ = reply.send(());
             }
         }
         state.pump(&myself);

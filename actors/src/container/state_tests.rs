@@ -59,6 +59,26 @@ fn a_start_is_one_power_on_and_answers_when_the_process_runs() {
 }
 
 #[test]
+fn a_process_began_when_its_guest_says() {
+    let mut s = machine();
+    s.step(Event::Start(Ticket(1)), NOW);
+    s.step(on("k1", Process::Running), NOW);
+    assert_eq!(s.started_at, Some(NOW));
+    let began = NOW + time::Duration::seconds(7);
+    s.step(
+        Event::VmChanged(VmView {
+            power: Power::On,
+            boot_key: "k1".to_owned(),
+            process: Process::Running,
+            started_at: Some(began),
+            ..VmView::default()
+        }),
+        NOW,
+    );
+    assert_eq!(s.started_at, Some(began));
+}
+
+#[test]
 fn a_second_start_waits_for_the_first() {
     let mut s = machine();
     s.step(Event::Start(Ticket(1)), NOW);

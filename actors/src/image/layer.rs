@@ -256,9 +256,7 @@ async fn delete(args: &Args) -> Result<(), Error> {
     let Args { context, chain } = args;
     let vsphere = context.vsphere();
     vsphere.delete_file(&marker_path(context, chain)).await?;
-    let disk = disk_path(context, chain);
-    appliance::settle(context, &disk).await?;
-    vsphere.delete_disk(&disk).await?;
+    appliance::delete(context, &disk_path(context, chain)).await?;
     vsphere
         .delete_file(&context.settings().image_path(chain))
         .await

@@ -34,14 +34,18 @@ const KILLS: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Until the next `vch` answers.
 const BACK: Duration = Duration::from_secs(60);
-/// Not among them yet: transfers, and what removes volumes. A transfer that was cut off leaves its half layer, a removal
-/// may leave the volume on the list of which the disk is gone.
-const VERBS: [Verb; 5] = [
+/// What is interrupted.
+const VERBS: [Verb; 10] = [
     Verb::Create,
     Verb::Start,
     Verb::Stop,
+    Verb::Remove,
     Verb::Exec,
     Verb::VolumeCreate,
+    Verb::VolumeRemove,
+    Verb::Pull,
+    Verb::Load,
+    Verb::RemoveImage,
 ];
 /// Runs until it is told to end, and then says so.
 const SURVIVOR: &str =
@@ -88,17 +92,14 @@ fn at_random_points() -> Result<()> {
         ensure!(!matches!(ended.1, Outcome::Wrong(_)), "{ended:?}");
         // The first answer is right, but for what was just being changed.
         right_at_once(&stage.vch, &stage.model, &op).with_context(context)?;
-        // As with docker, an anonymous volume stays when nobody lived to tell that its container was never made.
-        stage.model.stray = matches!(
-            ended,
-            (
-                Op::Create {
-                    anonymous: true,
-                    ..
-                },
-                Outcome::Unknown(_)
-            )
-        );
+        // As with docker, an anonymous volume stays when nobody lived to tell that its container was never made, or has
+        // just gone.
+        let brings = match &ended.0 {
+            Op::Create { anonymous, .. } => *anonymous,
+            Op::Remove { name } => stage.model.containers[name].anonymous,
+            _ => false,
+        };
+        stage.model.stray = brings && matches!(ended.1, Outcome::Unknown(_));
         stage.settle(&[ended])?;
         stage.model.stray = false;
         ensure!(

@@ -80,9 +80,14 @@ impl Stage {
             if let Some(op) = workload::plan(verb, &self.model, &self.images, &mut self.random) {
                 return Ok(op);
             }
-            let before = *first
-                .next()
-                .with_context(|| format!("no way to {verb:?}"))?;
+            let Some(before) = first.next().copied() else {
+                // What interrupted operations may still change is left alone for a while.
+                ensure!(!self.late.is_empty(), "no way to {verb:?}");
+                std::thread::park_timeout(Duration::from_millis(100));
+                self.settle(&[])?;
+                first = workload::before(verb).iter();
+                continue;
+            };
             if let Some(op) = workload::plan(before, &self.model, &self.images, &mut self.random) {
                 match workload::run(&self.vch, &op) {
                     Outcome::Done => self.model.apply(&op),

@@ -252,13 +252,7 @@ pub fn before(verb: Verb) -> &'static [Verb] {
         VolumeCreate => &[VolumeRemove, Remove, VolumeRemove],
         VolumeRemove => &[VolumeCreate, Remove],
         // Which image goes is chance: at last one of the right sort has.
-        Pull | Load => &[
-            RemoveImage,
-            RemoveImage,
-            RemoveImage,
-            RemoveImage,
-            RemoveImage,
-        ],
+        Pull | Load => &[RemoveImage; 8],
         RemoveImage => &[Load],
         Events | Logs => &[],
     }
@@ -424,8 +418,9 @@ pub fn start_ticker(vch: &Installed) -> Result<()> {
 pub fn images(vch: &Installed) -> Result<Vec<Image>> {
     let registry = format!("host.docker.internal:{}", vch.registry.port);
     let mut images = Vec::new();
-    for number in 0..5_u8 {
-        let loaded = number >= 3;
+    for number in 0..8_u8 {
+        // Enough of either sort: what an interrupted transfer may still do rests for a while.
+        let loaded = number >= 4;
         let mut recipe = Recipe::busybox(&format!("i{number}:1"));
         // What does not compress takes its time.
         let mut random = Random::new(number.into());
