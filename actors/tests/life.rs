@@ -16,6 +16,8 @@ mod faults;
 mod guest;
 #[path = "life/pulls.rs"]
 mod pulls;
+#[path = "life/second.rs"]
+mod second;
 #[path = "life/sources.rs"]
 mod sources;
 

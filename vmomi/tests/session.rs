@@ -244,3 +244,41 @@ async fn no_more_calls_are_under_way_than_a_server_likes() {
         vmomi::client::IN_FLIGHT
     );
 }
+
+#[tokio::test]
+async fn an_idle_session_is_kept_alive_until_its_last_client_is_gone() {
+    let (used, mut uses) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::start(move |request, _| {
+        let used = used.clone();
+        Box::pin(async move {
+            if request.method.name == "CurrentTime" {
+                let _ = used.send(());
+            }
+            Reply::of(request.method.name, &DateTime::now())
+        })
+    })
+    .await;
+    let mut config = server.config();
+    config.keep_alive = Duration::from_millis(20);
+    let client = Client::connect(config).await.unwrap();
+    let clone = client.clone();
+    drop(client);
+    // Nobody calls anything, and yet the session is used, again and again.
+    for _ in 0..3 {
+        tokio::time::timeout(Duration::from_secs(30), uses.recv())
+            .await
+            .expect("kept alive")
+            .unwrap();
+    }
+    assert_eq!(server.count("Login"), 1);
+    drop(clone);
+    // What was on its way may still come; then the server hears nothing more and its channel can be told empty.
+    let quiet = async {
+        while let Ok(Some(())) = tokio::time::timeout(Duration::from_millis(500), uses.recv()).await
+        {
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), quiet)
+        .await
+        .expect("nobody keeps alive what nobody uses");
+}

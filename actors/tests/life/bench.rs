@@ -124,6 +124,7 @@ pub struct Bench {
     pool: ManagedObjectReference,
     datastore: &'static str,
     playing: tokio::task::JoinSet<()>,
+    args: Args,
     state: tempfile::TempDir,
 }
 
@@ -233,7 +234,7 @@ impl Bench {
             system: SystemInfo::default(),
             policy: options.policy,
         };
-        let world = World::start(args).await.expect("a world");
+        let world = World::start(args.clone()).await.expect("a world");
         hub.send_replace(world.serial_address().await.ok());
         let all_calls = simulator.take_calls().into_keys().collect();
         Self {
@@ -247,8 +248,16 @@ impl Bench {
             pool: places.pool,
             datastore: places.datastore,
             playing,
+            args,
             state,
         }
+    }
+
+    /// A second world on the same state, as when somebody powers a copy of the appliance on.
+    pub async fn second(&self) -> World {
+        World::start(self.args.clone())
+            .await
+            .expect("a second world")
     }
 
     /// How often a layer's or a blank disk was mounted to be written since this was asked last.
