@@ -21,7 +21,20 @@ def connect(url, user, password):
 
 
 def main():
-    url, user, password = sys.argv[1:]
+    look = looker(*sys.argv[1:])
+    for _ in sys.stdin:
+        try:
+            vms = look()
+        except Exception as why:
+            # An idle connection or session may have been ended.
+            print(f"logging in again: {why}", file=sys.stderr)
+            look = looker(*sys.argv[1:])
+            vms = look()
+        print(json.dumps(vms), flush=True)
+
+
+def looker(url, user, password):
+    """A function that gives all VMs."""
     content = connect(url, user, password).RetrieveContent()
     view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
     query = vmodl.query.PropertyCollector
@@ -35,7 +48,8 @@ def main():
         ],
         propSet=[query.PropertySpec(type=vim.VirtualMachine, pathSet=PATHS)],
     )
-    for _ in sys.stdin:
+
+    def look():
         vms = {}
         for found in content.propertyCollector.RetrieveContents([spec]):
             props = {p.name: p.val for p in found.propSet}
@@ -45,7 +59,9 @@ def main():
                 "ipAddress": props.get("guest.ipAddress"),
                 "disks": sorted(d.backing.fileName for d in devices if isinstance(d, vim.vm.device.VirtualDisk)),
             }
-        print(json.dumps(vms), flush=True)
+        return vms
+
+    return look
 
 
 if __name__ == "__main__":
