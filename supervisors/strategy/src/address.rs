@@ -22,6 +22,9 @@ enum State<M: Message> {
     Gone,
 }
 
+/// How long the answer of an actor that has ended is waited for.
+const PARTING: Duration = Duration::from_secs(5);
+
 /// Why a question got no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
@@ -118,10 +121,10 @@ impl<M: Message> Address<M> {
     ) -> Result<T, AskError> {
         let _busy = self.busy.request();
         let until = Instant::now() + deadline;
-        let (reply, answer) = tokio::sync::oneshot::channel();
+        let (reply, mut answer) = tokio::sync::oneshot::channel();
         let mut message = question(reply.into());
         let mut state = self.state.subscribe();
-        loop {
+        let asked = loop {
             let actor = match &*state.borrow_and_update() {
                 State::Gone => return Err(AskError::Gone),
                 State::Up(actor) => Some(actor.clone()),
@@ -129,7 +132,7 @@ impl<M: Message> Address<M> {
             };
             if let Some(actor) = actor {
                 match actor.send_message(message) {
-                    Ok(()) => break,
+                    Ok(()) => break actor.get_id(),
                     Err(ractor::MessagingErr::SendErr(back)) => message = back,
                     Err(_) => return Err(AskError::Interrupted),
                 }
@@ -139,11 +142,27 @@ impl<M: Message> Address<M> {
                 Ok(Err(_)) => return Err(AskError::Gone),
                 Err(_) => return Err(AskError::Deadline),
             }
-        }
-        match tokio::time::timeout_at(until, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(AskError::Interrupted),
-            Err(_) => Err(AskError::Deadline),
+        };
+        let ended = async {
+            let is_there = |state: &State<M>| match state {
+                State::Up(actor) => actor.get_id() == asked,
+                State::Starting => true,
+                State::Gone => false,
+            };
+            // The sender is ours: this ends when the actor has a successor, or none for good.
+            let _ = state.wait_for(|state| !is_there(state)).await;
+            // What it has left to others may still answer. But a question that came in the moment of its end can lie
+            // in a mailbox that nobody empties any more, and never be dropped.
+            tokio::time::sleep(PARTING).await;
+        };
+        tokio::select! {
+            biased;
+            answer = tokio::time::timeout_at(until, &mut answer) => match answer {
+                Ok(Ok(answer)) => Ok(answer),
+                Ok(Err(_)) => Err(AskError::Interrupted),
+                Err(_) => Err(AskError::Deadline),
+            },
+            () = ended => Err(AskError::Interrupted),
         }
     }
 }
