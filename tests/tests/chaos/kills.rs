@@ -208,8 +208,10 @@ impl Step {
             }
             let delay = Duration::from_millis(stage.random.below(40) as u64);
             let when = self.when;
+            // What was over too soon is waited for the next time.
             let armed = match when {
                 When::Busy => Some(self.debug.arm(&pattern, MOMENT)?),
+                _ if attempt > 0 => Some(self.debug.arm(&pattern, MOMENT)?),
                 _ => None,
             };
             let vch = &stage.vch;

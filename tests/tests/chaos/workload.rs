@@ -247,10 +247,18 @@ pub fn before(verb: Verb) -> &'static [Verb] {
     match verb {
         Create | Run => &[Remove],
         Start => &[Create, Remove, Create],
-        Stop | Exec => &[Create, Start],
+        Stop | Exec => &[Create, Start, Remove, Create, Start],
         Remove => &[Create],
-        VolumeCreate => &[VolumeRemove, Remove, VolumeRemove],
-        VolumeRemove => &[VolumeCreate, Remove],
+        VolumeCreate => &[
+            VolumeRemove,
+            Remove,
+            VolumeRemove,
+            Remove,
+            VolumeRemove,
+            Remove,
+            VolumeRemove,
+        ],
+        VolumeRemove => &[VolumeCreate, Remove, Remove, Remove, Remove, Remove],
         // Which image goes is chance: at last one of the right sort has.
         Pull | Load => &[RemoveImage; 8],
         RemoveImage => &[Load],
