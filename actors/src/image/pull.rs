@@ -145,13 +145,29 @@ async fn start(context: &Context, what: What) -> Result<Transfer, Error> {
     let (client, progress) = mpsc::channel(64);
     // A client that does not read leaves only its own copy waiting.
     tokio::spawn(async move {
-        while let Some(step) = steps.recv().await {
+        let mut has_ended = has_ended;
+        // The end is heard of itself: a step's sender may lie in the mailbox of a layer that was ended too.
+        let over = loop {
+            tokio::select! {
+                biased;
+                step = steps.recv() => match step {
+                    Some(step) => {
+                        if client.send(step).await.is_err() {
+                            return;
+                        }
+                    }
+                    None => break has_ended.await,
+                },
+                over = &mut has_ended => break over,
+            }
+        };
+        while let Ok(step) = steps.try_recv() {
             if client.send(step).await.is_err() {
                 return;
             }
         }
         // Without a last word a client would take the stream's end for success.
-        if has_ended.await.is_err() {
+        if over.is_err() {
             let why = Error::Interrupted("transfer");
             let _ = client.send(Progress::Failed(why)).await;
         }
