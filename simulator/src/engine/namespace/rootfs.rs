@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tether_sys::mount::{self, FsContext};
 use tokio::sync::{Mutex, OnceCell};
@@ -104,9 +105,25 @@ fn unpack(source: &Path) -> Result<OwnedFd, EngineError> {
             source.display()
         )));
     }
-    mount::make_read_only(root.as_fd())
-        .map_err(EngineError::step("make the guests' root read-only"))?;
+    read_only(&root).map_err(EngineError::step("make the guests' root read-only"))?;
     Ok(root)
+}
+
+/// How long a program that another thread starts may hold our files.
+const STRANGERS: Duration = Duration::from_secs(10);
+
+/// Nobody writes there any more, but a process that another thread has just forked has copies of the files that were
+/// open for writing at that moment, until it executes its program. No event tells of that.
+fn read_only(root: &OwnedFd) -> io::Result<()> {
+    let end = Instant::now() + STRANGERS;
+    loop {
+        match mount::make_read_only(root.as_fd()) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < end => {
+                std::thread::park_timeout(Duration::from_millis(2));
+            }
+            done => return done,
+        }
+    }
 }
 
 fn fill(source: &Path, target: &Path) -> Result<(), EngineError> {
