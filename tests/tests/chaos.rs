@@ -23,6 +23,8 @@ mod model;
 mod probe;
 #[path = "chaos/random.rs"]
 mod random;
+#[path = "chaos/report.rs"]
+mod report;
 #[path = "chaos/stage.rs"]
 mod stage;
 #[path = "chaos/view.rs"]
@@ -49,5 +51,7 @@ fn main() -> ExitCode {
             .with_ignored_flag(NOT_YET.contains(&name))
         })
         .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    report::print();
+    conclusion.exit_code()
 }

@@ -82,10 +82,10 @@ fn at_random_points() -> Result<()> {
         stalls.clear();
         let (ended, took) = killed_during(&stage.vch, &op, delay, again).with_context(context)?;
         kills += 1 + u32::from(again.is_some());
-        eprintln!(
+        crate::report::say(format_args!(
             "kill {number}, {delay:?} into {:?}, again {again:?}: answers after {took:?}",
             op.verb()
-        );
+        ));
         // A whole program starts and logs in: on a loaded machine that takes some of these seconds.
         let limit = PROMISE * 5 + PAUSE * 2_u32.pow(kills - 1) + stalls.longest() * 4;
         ensure!(took <= limit, "answers after {took:?} of {limit:?}");
@@ -109,11 +109,11 @@ fn at_random_points() -> Result<()> {
         attach.alive(&stage.vch)?;
         logs.alive(&stage.vch)?;
     }
-    eprintln!(
+    crate::report::say(format_args!(
         "{} attaches, {} logs -f",
         attach.sessions(),
         logs.sessions()
-    );
+    ));
     stage.vch.docker(&["exec", TICKER, "touch", "/go"])?.ok()?;
     survivor(&stage.vch, "over")?;
     let all = stage.vch.docker(&["logs", TICKER])?.ok()?;

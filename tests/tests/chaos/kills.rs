@@ -116,22 +116,24 @@ fn two_hundred() -> Result<()> {
             followed += logs.sessions();
         }
     }
-    eprintln!(
+    crate::report::say(format_args!(
         "{:12} {:>5} {:>5}  answers: longest, mean",
         "kind", "idle", "busy"
-    );
+    ));
     for kind in KINDS {
         let (idle, busy) = table.0.get(kind).copied().unwrap_or_default();
         let (longest, mean) = answers.figures(kind);
-        eprintln!("{kind:12} {idle:5} {busy:5}  {longest:.0?} {mean:.0?}");
+        crate::report::say(format_args!(
+            "{kind:12} {idle:5} {busy:5}  {longest:.0?} {mean:.0?}"
+        ));
     }
     let busy: usize = table.0.values().map(|(_, busy)| busy).sum();
-    eprintln!(
+    crate::report::say(format_args!(
         "{} kills, {busy} of them busy, in {:.0?}; seed {}; {attached} attaches, {followed} logs -f",
         table.sum(),
         began.elapsed(),
         Random::seed()
-    );
+    ));
     ensure!(table.sum() >= 200, "only {} kills", table.sum());
     ensure!(
         busy * 2 >= table.sum(),
@@ -176,12 +178,12 @@ impl Step {
             .iter()
             .map(|(op, out)| (op.verb(), out.say()))
             .collect();
-        eprintln!(
+        crate::report::say(format_args!(
             "{:3} {} busy={} during {words:?}",
             table.sum(),
             killed.path,
             killed.busy
-        );
+        ));
         answers.ask(&stage.vch, self.kind, stalls)?;
         for (op, outcome) in &ended {
             ensure!(!matches!(outcome, Outcome::Wrong(_)), "{op:?}: {outcome:?}");

@@ -37,7 +37,7 @@ impl Stage {
     /// Creates the VCH, its images, and the container that counts.
     pub fn set(debug: u32) -> Result<Self> {
         let seed = Random::seed();
-        eprintln!("VIC_CHAOS_SEED={seed}");
+        crate::report::say(format_args!("VIC_CHAOS_SEED={seed}"));
         let vch = Installed::create(debug)?;
         let busybox = vch.archive(&Recipe::busybox(IMAGE))?;
         vch.docker(&["load", "-q", "-i", path(&busybox)?])?.ok()?;
