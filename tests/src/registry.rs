@@ -7,6 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+/// Who may read from a closed registry.
+pub const USER: &str = "joe";
+/// The user's password there.
+pub const PASSWORD: &str = "secret";
+/// What the registry knows of it: its bcrypt.
+const PASSWORD_FILE: &str = "joe:$2b$04$NWeZIud2/rRrBvLkvztfW.N7lsYCQ5jbxGaxmUUTAb.3hxslGJWqe\n";
+
 /// A running registry; ends with this value.
 pub struct Registry {
     child: Child,
@@ -50,9 +57,33 @@ impl Registry {
     pub fn start() -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let store = dir.path().join("store");
-        let registry = Self::serve(dir, &store, Command::new("docker-registry"))?;
+        let registry = Self::serve(dir, &store, "", Command::new("docker-registry"))?;
         wait_port(registry.port, Duration::from_secs(20))?;
         Ok(registry)
+    }
+
+    /// A second registry over the files of `other`, which answers [`USER`] only.
+    ///
+    /// # Errors
+    /// When the program is not installed or does not come up.
+    pub fn closed(other: &Self) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let passwords = dir.path().join("passwords");
+        std::fs::write(&passwords, PASSWORD_FILE)?;
+        let auth = format!(
+            "auth:\n  htpasswd:\n    realm: closed\n    path: {}\n",
+            passwords.display()
+        );
+        let store = other.dir.path().join("store");
+        let registry = Self::serve(dir, &store, &auth, Command::new("docker-registry"))?;
+        wait_port(registry.port, Duration::from_secs(20))?;
+        Ok(registry)
+    }
+
+    /// The name by which a VCH reaches it.
+    #[must_use]
+    pub fn name_in_a_vch(&self) -> String {
+        format!("host.docker.internal:{}", self.port)
     }
 
     /// A second registry over the files of `other`, at the loopback interface of the network namespace `namespace`.
@@ -66,6 +97,7 @@ impl Registry {
         let registry = Self::serve(
             tempfile::tempdir()?,
             &other.dir.path().join("store"),
+            "",
             command,
         )?;
         let connect = format!("exec 3<>/dev/tcp/127.0.0.1/{}", registry.port);
@@ -80,13 +112,19 @@ impl Registry {
         bail!("no registry answers in {}", namespace.display())
     }
 
-    fn serve(dir: tempfile::TempDir, store: &Path, mut command: Command) -> Result<Self> {
+    /// Runs `command` with a configuration for the files in `store`, to which `more` is added.
+    fn serve(
+        dir: tempfile::TempDir,
+        store: &Path,
+        more: &str,
+        mut command: Command,
+    ) -> Result<Self> {
         let port = free_port()?;
         let config = dir.path().join("config.yml");
         std::fs::write(
             &config,
             format!(
-                "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+                "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{more}",
                 store.display()
             ),
         )?;

@@ -68,6 +68,7 @@ impl Timeline {
         let world = World::start(Options {
             up: vec!["--debug".into(), "3".into()],
             env: vec![("VIC_SIM_LOG".into(), "info,simulator=debug".into())],
+            closed_registry: false,
         })?;
         let run = ["run", "--rm", "busybox:test", "true"];
         for _ in 0..WARM_UP {

@@ -18,6 +18,8 @@ pub struct Options {
     pub up: Vec<String>,
     /// More environment of `vic-machine up`, and so of the simulator.
     pub env: Vec<(String, String)>,
+    /// Whether there is a registry that asks for a password, too.
+    pub closed_registry: bool,
 }
 
 /// A running world.
@@ -28,6 +30,8 @@ pub struct World {
     env: BTreeMap<String, String>,
     /// A registry that the VCH reaches as `host.docker.internal:<port>`.
     pub registry: Registry,
+    /// The same images for [`crate::registry::USER`] only, when the options ask for it.
+    pub closed: Option<Registry>,
     dir: tempfile::TempDir,
 }
 
@@ -43,12 +47,14 @@ impl World {
         crate::need_root()?;
         let dir = tempfile::tempdir()?;
         let registry = Registry::start()?;
+        let closed = options.closed_registry.then(|| Registry::closed(&registry));
         let mut world = Self {
             state: dir.path().join("state"),
             port: free_port()?,
             options,
             env: BTreeMap::new(),
             registry,
+            closed: closed.transpose()?,
             dir,
         };
         world.up()?;
@@ -63,9 +69,16 @@ impl World {
     /// # Errors
     /// With what it printed.
     pub fn up(&mut self) -> Result<String> {
-        let port = self.registry.port.to_string();
-        let registry = format!("host.docker.internal:{port}");
-        self.up_with(&["--host-port", &port, "--insecure-registry", &registry])
+        let mut args = Vec::new();
+        for registry in [Some(&self.registry), self.closed.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            args.extend(["--host-port".to_owned(), registry.port.to_string()]);
+            args.extend(["--insecure-registry".to_owned(), registry.name_in_a_vch()]);
+        }
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        self.up_with(&args)
     }
 
     /// As [`World::up`], with these arguments about registries in place of those that name this world's own.

@@ -77,7 +77,11 @@ fn main() -> ExitCode {
     if arguments.list {
         return run_all(trials(&tests, None), trials(&plain, None), &arguments);
     }
-    match World::start(Options::default()) {
+    let options = Options {
+        closed_registry: true,
+        ..Options::default()
+    };
+    match World::start(options) {
         Ok(world) => {
             let beside = Some(Arc::new(Plain::default()));
             let plain = trials(&plain, beside);

@@ -1,8 +1,11 @@
 //! Images: pull from a real registry, load, list, tag, remove.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::json;
 use system_tests::image::Recipe;
+use system_tests::registry::{PASSWORD, USER};
+use system_tests::run::Ran;
 use system_tests::world::{World, path};
 
 /// The tests of this file.
@@ -10,13 +13,17 @@ pub const TESTS: &[(&str, super::Test)] = &[
     ("pull_from_a_registry_and_run", pull),
     ("ten_pulls_at_once_write_each_layer_once", ten_pulls),
     ("pull_of_a_missing_tag_says_so", missing_tag),
+    (
+        "a_closed_registry_opens_for_the_credentials_of_the_client",
+        closed_registry,
+    ),
     ("localhost_inside_a_vch_is_explained", localhost),
     ("load_tag_inspect_and_rmi", load_tag_rmi),
     ("an_image_in_use_is_not_removed", in_use),
 ];
 
 fn registry(world: &World) -> String {
-    format!("host.docker.internal:{}", world.registry.port)
+    world.registry.name_in_a_vch()
 }
 
 fn pull(world: &World) -> Result<()> {
@@ -74,6 +81,39 @@ fn missing_tag(world: &World) -> Result<()> {
         .fails_with(1, "manifest unknown")
 }
 
+/// The client sends what its configuration holds for a registry as `X-Registry-Auth`.
+fn closed_registry(world: &World) -> Result<()> {
+    let closed = world.closed.as_ref().context("no closed registry")?;
+    let mut recipe = Recipe::busybox("closed:1");
+    recipe
+        .layers
+        .push(vec![("closed".to_owned(), b"behind a password".to_vec())]);
+    world
+        .registry
+        .push(&world.archive(&recipe)?, "test/closed:1")?;
+    let server = closed.name_in_a_vch();
+    let name = format!("{server}/test/closed:1");
+    let pull_as = |user: &str, password: &str| -> Result<Ran> {
+        let config = tempfile::tempdir()?;
+        let auth = BASE64_STANDARD.encode(format!("{user}:{password}"));
+        let content = json!({"auths": {&server: {"auth": auth}}});
+        std::fs::write(config.path().join("config.json"), content.to_string())?;
+        world.docker(&["--config", path(config.path())?, "pull", &name])
+    };
+    world
+        .docker(&["pull", &name])?
+        .fails_with(1, "no basic auth credentials")?;
+    pull_as(USER, "wrong")?.fails_with(1, "unauthorized: authentication required")?;
+    world
+        .docker(&["image", "inspect", &name])?
+        .fails_with(1, "No such image")?;
+    let out = pull_as(USER, PASSWORD)?.ok()?;
+    ensure!(out.contains("Status: Downloaded newer image for "), "{out}");
+    let run = world.docker(&["run", "--rm", &name, "cat", "/closed"])?;
+    ensure!(run.ok()? == "behind a password");
+    Ok(())
+}
+
 fn localhost(world: &World) -> Result<()> {
     world
         .docker(&["pull", "localhost:5000/x"])?
@@ -126,18 +166,26 @@ fn load_tag_rmi(world: &World) -> Result<()> {
 }
 
 fn in_use(world: &World) -> Result<()> {
-    let archive = world.archive(&Recipe::busybox("inuse:1"))?;
+    let mut recipe = Recipe::busybox("inuse:1");
+    // Content of its own, and so no other name.
+    recipe
+        .layers
+        .push(vec![("inuse".to_owned(), b"in use".to_vec())]);
+    let archive = world.archive(&recipe)?;
     world.docker(&["load", "-q", "-i", path(&archive)?])?.ok()?;
-    world
-        .docker(&["create", "--name", "user", "inuse:1", "true"])?
-        .ok()?;
-    // The same content has other names, so only the name may go.
-    let ran = world.docker(&["rmi", "inuse:1"])?;
-    ensure!(
-        ran.code() == 1 || ran.stdout.contains("Untagged"),
-        "{ran:?}"
-    );
-    world.docker(&["start", "-a", "user"])?.ok()?;
+    let id = world.docker(&["create", "--name", "user", "inuse:1", "cat", "/inuse"])?;
+    let id = id.ok()?;
+    let short = id.get(..12).context("a short id")?;
+    world.docker(&["rmi", "inuse:1"])?.fails_with(
+        1,
+        &format!("unable to remove repository reference \"inuse:1\" (must force) - container {short} is using its referenced image "),
+    )?;
+    ensure!(world.docker(&["start", "-a", "user"])?.ok()? == "in use");
+    // Another name may go as long as one is left.
+    world.docker(&["tag", "inuse:1", "inuse:2"])?.ok()?;
+    world.docker(&["rmi", "inuse:2"])?.ok()?;
     world.docker(&["rm", "user"])?.ok()?;
+    let gone = world.docker(&["rmi", "inuse:1"])?.ok()?;
+    ensure!(gone.contains("Deleted: sha256:"), "{gone}");
     Ok(())
 }

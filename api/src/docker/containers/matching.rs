@@ -77,7 +77,7 @@ impl Selection {
                 filters.add(key, value);
             }
         }
-        let limit = query.integer("limit").unwrap_or(None).unwrap_or(0);
+        let limit = query.integer("limit")?.unwrap_or(0);
         let limit = usize::try_from(limit).unwrap_or(0);
         let mut selection = Self {
             all: query.flag("all") || limit > 0 || filters.has("status"),

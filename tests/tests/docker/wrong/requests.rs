@@ -82,6 +82,7 @@ pub const WRONG: &[Request] = &[
         "/v1.41/containers/json?filters=%7B%22nosuch%22%3A%5B%22x%22%5D%7D",
         400,
     ),
+    plain("GET", "/v1.41/containers/json?limit=x", 400).on_debian(500),
     plain("POST", "/v1.41/containers/nosuch/start", 404),
     plain("POST", "/v1.41/containers/running/start", 304),
     plain("POST", "/v1.41/containers/frozen/start", 409),
