@@ -428,8 +428,8 @@ impl Context {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         match layers.get(chain) {
-            Some(address) => (address.clone(), false),
-            None => {
+            Some(address) if !address.is_closed() => (address.clone(), false),
+            _ => {
                 let address = Address::default();
                 layers.insert(chain.to_owned(), address.clone());
                 (address, true)
@@ -460,13 +460,21 @@ impl Context {
         &self.inner.needs
     }
 
-    /// Forgets a layer that is gone.
-    pub(crate) fn leave_layer(&self, chain: &str) {
-        self.inner
+    /// Gives a layer's address up, behind which no actor could be started.
+    pub(crate) fn leave_layer(&self, chain: &str, address: &Address<image::layer::Message>) {
+        let layers = &mut *self
+            .inner
             .layers
             .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(chain);
+            .unwrap_or_else(PoisonError::into_inner);
+        // Whoever waits there for an actor is told.
+        address.close();
+        if layers
+            .get(chain)
+            .is_some_and(|known| known.is_same(address))
+        {
+            layers.remove(chain);
+        }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Containers> {

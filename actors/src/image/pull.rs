@@ -476,48 +476,76 @@ async fn begin(context: &Context) -> Result<(), Error> {
     }
 }
 
+/// The address of a layer whose actor is being started. Given up unless it is kept: others may wait there.
+struct Claim<'a> {
+    context: &'a Context,
+    chain: &'a str,
+    address: Address<layer::Message>,
+    kept: bool,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.context.leave_layer(self.chain, &self.address);
+        }
+    }
+}
+
 /// The actor of a layer, started if it is not there.
+///
+/// # Cancel safety
+/// Whoever waits for the actor meanwhile is told that it does not come.
 pub(super) async fn layer_actor(
     context: &Context,
     chain: &str,
 ) -> Result<Address<layer::Message>, Error> {
-    let (address, new) = context.layer(chain);
-    if new {
-        let args = layer::Args {
-            context: context.clone(),
-            chain: chain.to_owned(),
+    let id = chain.get(..12).unwrap_or(chain);
+    let images = &context.addresses().images;
+    loop {
+        let (address, new) = context.layer(chain);
+        if !new {
+            return Ok(address);
+        }
+        let mut claim = Claim {
+            context,
+            chain,
+            address,
+            kept: false,
         };
-        let id = chain.get(..12).unwrap_or(chain).to_owned();
-        let images = &context.addresses().images;
-        loop {
-            let args = args.clone();
+        // Closed when the supervisor is restarted: then all begins anew.
+        while !claim.address.is_closed() {
+            let args = layer::Args {
+                context: context.clone(),
+                chain: chain.to_owned(),
+            };
             let make = move || (LayerActor, args.clone());
             let child =
-                ChildSpec::new(&id, Restart::Permanent, address.clone(), make).kind("layer");
+                ChildSpec::new(id, Restart::Permanent, claim.address.clone(), make).kind("layer");
             let added = images
                 .ask(DEADLINE, |r| SupervisorMessage::AddChild(child, r))
                 .await;
-            let started = match added {
-                Err(AskError::Interrupted) => continue,
-                added => added
-                    .map_err(|why| Error::failed_for_now("start a layer's actor", &why))
-                    .and_then(|r| r.map_err(|why| Error::internal("start a layer's actor", why))),
-            };
-            if let Err(why) = started {
-                context.leave_layer(chain);
-                return Err(why);
+            match added {
+                Ok(Ok(())) if claim.address.get().is_some() => {
+                    claim.kept = true;
+                    return Ok(claim.address.clone());
+                }
+                // Its place is taken by one that was asked for before the supervisor was restarted.
+                Ok(Ok(())) => {
+                    // Removed or not, the next try tells.
+                    let _ = images
+                        .ask(DEADLINE, |r| {
+                            SupervisorMessage::RemoveChild(id.to_owned(), r)
+                        })
+                        .await;
+                }
+                Err(AskError::Interrupted) => {}
+                Ok(Err(_)) if claim.address.is_closed() => {}
+                Ok(Err(why)) => return Err(Error::internal("start a layer's actor", why)),
+                Err(why) => return Err(Error::failed_for_now("start a layer's actor", &why)),
             }
-            if address.get().is_some() {
-                break;
-            }
-            // Its place is taken by one that was asked for before the supervisor was restarted.
-            let id = id.clone();
-            let _ = images
-                .ask(DEADLINE, |r| SupervisorMessage::RemoveChild(id, r))
-                .await;
         }
     }
-    Ok(address)
 }
 
 fn emit(context: &Context, action: &str, id: &str, name: &str) {

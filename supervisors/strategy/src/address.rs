@@ -76,14 +76,30 @@ impl<M: Message> Address<M> {
         }
     }
 
-    /// Points the address at a running actor.
-    pub fn set(&self, actor: ActorRef<M>) {
-        self.state.send_replace(State::Up(actor));
+    /// Points the address at a running actor; false when it is closed, and nobody will ever reach that actor.
+    pub fn set(&self, actor: ActorRef<M>) -> bool {
+        self.state.send_if_modified(|state| {
+            let open = !matches!(state, State::Gone);
+            if open {
+                *state = State::Up(actor);
+            }
+            open
+        })
     }
 
     /// Closes the address for good.
     pub fn close(&self) {
         self.state.send_replace(State::Gone);
+    }
+
+    /// Whether the address is closed.
+    pub fn is_closed(&self) -> bool {
+        matches!(&*self.state.borrow(), State::Gone)
+    }
+
+    /// Whether both are the same address.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.state, &other.state)
     }
 
     /// The present actor, if there is one.

@@ -4,7 +4,7 @@
 //! passes [`SupervisorMessage`]s and supervision events on to it, and fails when it gives up. [`crate::Supervisor`]
 //! is the actor that does nothing else.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +29,10 @@ pub struct Nursery {
     core: Core,
     specs: HashMap<String, ChildSpec>,
     cells: HashMap<ActorId, (String, ActorCell)>,
-    /// Children whose start is under way.
-    starting: HashSet<String>,
+    /// Children whose start is under way, with its number: one that was forgotten meanwhile is not taken for another
+    /// of the same id.
+    starting: HashMap<String, u64>,
+    starts: u64,
     /// Children that ended before we heard that they had started.
     early: HashMap<ActorId, Exit>,
     epoch: Instant,
@@ -70,7 +72,8 @@ impl Nursery {
             core: Core::new(policy),
             specs: HashMap::new(),
             cells: HashMap::new(),
-            starting: HashSet::new(),
+            starting: HashMap::new(),
+            starts: 0,
             early: HashMap::new(),
             epoch: Instant::now(),
             tasks: JoinSet::new(),
@@ -129,16 +132,10 @@ impl Nursery {
         while self.tasks.try_join_next().is_some() {}
         match message {
             SupervisorMessage::AddChild(spec, reply) => self.add(spec, Some(reply)),
-            SupervisorMessage::Spawned(id, Err(why), Some(reply)) => {
-                // A child that cannot start the first time is the asker's business.
-                self.starting.remove(&id);
-                self.forget(&id);
-                let _ = reply.send(Err(why.to_string()));
-            }
-            SupervisorMessage::Spawned(id, result, reply) => {
-                self.spawned(id, result).await?;
+            SupervisorMessage::Spawned(id, number, result, reply) => {
+                let answer = self.launched(id, number, result, reply.is_some()).await?;
                 if let Some(reply) = reply {
-                    let _ = reply.send(Ok(()));
+                    let _ = reply.send(answer);
                 }
             }
             SupervisorMessage::RemoveChild(id, reply) => {
@@ -205,19 +202,52 @@ impl Nursery {
             let Some(spec) = self.specs.get(&id) else {
                 continue;
             };
-            if !self.core.is_running(&id) && self.starting.insert(id.clone()) {
-                list.push((id, spec.spawn.clone()));
+            if !self.core.is_running(&id) && !self.starting.contains_key(&id) {
+                self.starts += 1;
+                self.starting.insert(id.clone(), self.starts);
+                list.push((id, self.starts, spec.spawn.clone()));
             }
         }
         let (owner, tell) = (self.owner.clone(), self.tell.clone());
         self.tasks.spawn(async move {
-            for (id, spawn) in list {
+            for (id, number, spawn) in list {
                 let spawned = spawn(owner.clone()).await;
-                if !tell(SupervisorMessage::Spawned(id, spawned, reply.take())) {
+                if !tell(SupervisorMessage::Spawned(
+                    id,
+                    number,
+                    spawned,
+                    reply.take(),
+                )) {
                     return;
                 }
             }
         });
+    }
+
+    /// A child whose start was under way has started, or cannot. Answers what whoever added it is told.
+    async fn launched(
+        &mut self,
+        id: String,
+        number: u64,
+        result: Result<ActorCell, SpawnErr>,
+        added: bool,
+    ) -> Result<Result<(), String>, ActorProcessingErr> {
+        if self.starting.get(&id) != Some(&number) {
+            if let Ok(cell) = result {
+                self.early.remove(&cell.get_id());
+                cell.stop(None);
+            }
+            return Ok(Err("it was removed while it started".to_owned()));
+        }
+        self.starting.remove(&id);
+        match result {
+            // A child that cannot start the first time is the asker's business.
+            Err(why) if added => {
+                self.forget(&id);
+                Ok(Err(why.to_string()))
+            }
+            result => self.spawned(id, result).await.map(Ok),
+        }
     }
 
     async fn spawned(
@@ -225,13 +255,7 @@ impl Nursery {
         id: String,
         result: Result<ActorCell, SpawnErr>,
     ) -> Result<(), ActorProcessingErr> {
-        self.starting.remove(&id);
         match result {
-            Ok(cell) if !self.core.contains(&id) => {
-                // Removed while it started.
-                cell.stop(None);
-                Ok(())
-            }
             Ok(cell) => {
                 self.core.started(&id, self.now());
                 if let Some(exit) = self.early.remove(&cell.get_id()) {
@@ -278,6 +302,7 @@ impl Nursery {
 
     fn forget(&mut self, id: &str) {
         self.core.remove(id);
+        self.starting.remove(id);
         if let Some(spec) = self.specs.remove(id) {
             (spec.close)();
         }

@@ -50,8 +50,11 @@ impl ChildSpec {
             let address = address.clone();
             Box::pin(async move {
                 let (child, _) = Actor::spawn_linked(None, actor, arguments, supervisor).await?;
-                address.set(child.clone());
-                Ok(child.get_cell())
+                if address.set(child.clone()) {
+                    return Ok(child.get_cell());
+                }
+                child.stop(None);
+                Err(SpawnErr::StartupFailed("its address is closed".into()))
             })
         });
         Self {

@@ -63,10 +63,11 @@ pub enum SupervisorMessage {
     /// Internal: the wait of a back-off is over.
     #[doc(hidden)]
     Start(Vec<String>),
-    /// Internal: a child has started, or cannot.
+    /// Internal: a child has started, or cannot; with the number of that start.
     #[doc(hidden)]
     Spawned(
         String,
+        u64,
         Result<ActorCell, SpawnErr>,
         Option<RpcReplyPort<Result<(), String>>>,
     ),
@@ -199,6 +200,70 @@ mod tests {
         let (_supervisor, _) = world(vec![spec]).await;
         assert_eq!(address.ask(SECOND, |reply| reply).await, Ok(3));
         assert_eq!(seen.load(Ordering::SeqCst), 4);
+    }
+
+    /// Starts when it may, and answers with its number.
+    struct Gated;
+    impl Actor for Gated {
+        type Msg = RpcReplyPort<u32>;
+        type State = u32;
+        type Arguments = (u32, Arc<tokio::sync::Semaphore>);
+        async fn pre_start(
+            &self,
+            _: ActorRef<Self::Msg>,
+            (n, gate): Self::Arguments,
+        ) -> Result<u32, ActorProcessingErr> {
+            gate.acquire().await?.forget();
+            Ok(n)
+        }
+        async fn handle(
+            &self,
+            _: ActorRef<Self::Msg>,
+            reply: RpcReplyPort<u32>,
+            state: &mut u32,
+        ) -> Result<(), ActorProcessingErr> {
+            let _ = reply.send(*state);
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_child_that_was_removed_while_it_started_is_not_taken_for_its_successor() {
+        let (supervisor, tree) = world(vec![]).await;
+        let gates: [Arc<tokio::sync::Semaphore>; 2] =
+            std::array::from_fn(|_| Arc::new(tokio::sync::Semaphore::new(0)));
+        let addresses: [Address<RpcReplyPort<u32>>; 2] = Default::default();
+        let mut added = Vec::new();
+        for n in 0..2 {
+            let (gate, address) = (gates[n].clone(), addresses[n].clone());
+            let make = move || (Gated, (n as u32, gate.clone()));
+            let spec = ChildSpec::new("e", Restart::Permanent, address, make);
+            let asked = supervisor.clone();
+            added.push(tokio::spawn(async move {
+                ractor::call!(asked, SupervisorMessage::AddChild, spec)
+            }));
+            // The first one is under way before it is removed.
+            while Arc::strong_count(&gates[n]) < 3 {
+                tokio::task::yield_now().await;
+            }
+            if n == 0 {
+                let id = "e".to_owned();
+                ractor::call!(supervisor, SupervisorMessage::RemoveChild, id).unwrap();
+            }
+        }
+        gates[1].add_permits(1);
+        assert_eq!(addresses[1].ask(SECOND, |reply| reply).await, Ok(1));
+        // Late, it finds its address closed.
+        gates[0].add_permits(1);
+        let first = added.remove(0).await.unwrap().unwrap();
+        assert!(first.is_err(), "{first:?}");
+        assert_eq!(added.remove(0).await.unwrap().unwrap(), Ok(()));
+        assert_eq!(
+            addresses[0].ask(SECOND, |reply| reply).await,
+            Err(AskError::Gone)
+        );
+        assert_eq!(addresses[1].ask(SECOND, |reply| reply).await, Ok(1));
+        assert_eq!(tree.print().lines().count(), 1);
     }
 
     #[tokio::test]
