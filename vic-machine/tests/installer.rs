@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../tests/peers/debsim.rs"]
+mod debsim;
 #[path = "installer/inspect.rs"]
 mod inspect;
 #[path = "installer/interrupt.rs"]

@@ -1,14 +1,7 @@
 //! The client against another vSphere simulator: that of govmomi, built from Debian's packages.
-//!
-//! Needs `golang-go` and `golang-github-vmware-govmomi-dev`; without them the tests say so and pass
-//! only when `VMOMI_PEER` is not `required`.
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use vmomi::client::{Client, Config, view_spec};
@@ -16,67 +9,15 @@ use vmomi::tls::{Thumbprint, Trust};
 use vmomi::types::*;
 use vmomi::{Any, ManagedObjectReference, mo};
 
-struct Peer {
-    child: Child,
-    url: String,
+#[path = "../../tests/peers/debsim.rs"]
+mod debsim;
+use debsim::Debsim;
+
+fn peer(esx: bool) -> Option<Debsim> {
+    Debsim::start(if esx { &["-esx"] } else { &[] })
 }
 
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn program() -> Option<&'static Path> {
-    static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    PROGRAM
-        .get_or_init(|| {
-            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/peers/debsim");
-            let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debsim");
-            let built = Command::new("go")
-                .args(["build", "-o"])
-                .arg(&out)
-                .arg(".")
-                .current_dir(source)
-                .env("GO111MODULE", "off")
-                .env("GOPATH", "/usr/share/gocode")
-                .status();
-            matches!(built, Ok(status) if status.success()).then_some(out)
-        })
-        .as_deref()
-}
-
-fn peer(esx: bool) -> Option<Peer> {
-    let Some(program) = program() else {
-        assert_ne!(
-            std::env::var("VMOMI_PEER").as_deref(),
-            Ok("required"),
-            "the peer cannot be built"
-        );
-        eprintln!("skipped: golang-go and golang-github-vmware-govmomi-dev are not installed");
-        return None;
-    };
-    let mut command = Command::new(program);
-    if esx {
-        command.arg("-esx");
-    }
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut url = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut url)
-        .unwrap();
-    Some(Peer {
-        child,
-        url: url.trim().to_owned(),
-    })
-}
-
-fn config(peer: &Peer) -> Config {
+fn config(peer: &Debsim) -> Config {
     let mut config = Config::new(&peer.url).unwrap().with_trust(Trust::Anybody);
     config.wait = Duration::from_secs(5);
     config

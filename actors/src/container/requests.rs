@@ -12,6 +12,8 @@ use super::super::message::{
 };
 use super::super::snapshot::Phase;
 use super::{GUEST_DEADLINE, Running};
+use strategy::{Address, AskError};
+
 use crate::container::logs;
 use crate::error::Error;
 use crate::streams::{Attachment, Output};
@@ -178,12 +180,16 @@ impl Running {
         });
         let tty = process.tty;
         self.tasks.spawn(async move {
-            let live = if options.stream {
-                link.ask(GUEST_DEADLINE, |r| link::Message::Attach(wanted, r))
-                    .await
-                    .ok()
-            } else {
-                None
+            let live = match options.stream {
+                true => subscribe(&link, wanted).await,
+                false => Ok(None),
+            };
+            let live = match live {
+                Ok(live) => live,
+                Err(why) => {
+                    let _ = reply.send(Err(why));
+                    return;
+                }
             };
             let attachment = match (live, log) {
                 (Some(Subscription { output, input }), None) => Attachment { output, input, tty },
@@ -269,6 +275,25 @@ impl Running {
             Notice::Lost(process) => self.exec_heard(process, Heard::Lost),
         }
         Ok(())
+    }
+}
+
+/// Connects to a process's streams; to none when there is no link any more.
+async fn subscribe(
+    link: &Address<link::Message>,
+    wanted: Subscribe,
+) -> Result<Option<Subscription>, Error> {
+    loop {
+        match link
+            .ask(GUEST_DEADLINE, |r| link::Message::Attach(wanted, r))
+            .await
+        {
+            Ok(subscription) => return Ok(Some(subscription)),
+            // Nothing has come of it: its successor is asked.
+            Err(AskError::Interrupted) => {}
+            Err(AskError::Gone) => return Ok(None),
+            Err(why) => return Err(Error::failed_for_now("attach", &why)),
+        }
     }
 }
 

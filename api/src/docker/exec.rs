@@ -164,10 +164,15 @@ pub async fn start(mut call: Call) -> Result<Reply, ApiError> {
     if asked.detach {
         return Ok(reply::empty(StatusCode::OK));
     }
+    let shared = call.shared.clone();
     let session = Session {
         attachment,
         keys,
         framed: !asked.tty,
+        goes_on: Box::new(move || {
+            let now = shared.engine.snapshots().exec(&exec.id);
+            now.is_some_and(|now| now.running)
+        }),
     };
     match upgrade {
         true => Ok(hijack::upgraded(

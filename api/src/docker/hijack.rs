@@ -1,7 +1,8 @@
 //! Raw streams after `101 UPGRADED`: a process's output to the client, the client's bytes to its input.
 //!
 //! ```text
-//! actor ── output ──► Outgoing ──writev──► client      ends when the process has ended and all is written
+//! actor ── output ──► Outgoing ──writev──► client      ends when the process has ended and all is written;
+//!                                                      is reset when the output was cut off before that
 //! actor ◄── input ── detach keys ◄──read── client      FIN or close_notify: end of stdin, the output goes on
 //! ```
 
@@ -55,7 +56,12 @@ pub struct Session {
     pub keys: Keys,
     /// Frames or raw bytes.
     pub framed: bool,
+    /// Asked when the output is over: whether the process goes on all the same.
+    pub goes_on: GoesOn,
 }
+
+/// Tells whether a process still runs.
+pub type GoesOn = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// The answer that takes the connection over, with the fields that all answers have unless `bare`.
 pub fn upgraded(slot: &TakeoverSlot, version: ApiVersion, session: Session, bare: bool) -> Reply {
@@ -85,6 +91,7 @@ pub fn streamed(request: hyper::body::Incoming, session: Session, bare: bool) ->
         mut attachment,
         keys,
         framed,
+        goes_on,
     } = session;
     if let Some(input) = attachment.input.take() {
         // Ends with the request's body or the process, whichever is first.
@@ -98,6 +105,7 @@ pub fn streamed(request: hyper::body::Incoming, session: Session, bare: bool) ->
         attachment,
         keys,
         framed,
+        goes_on,
     });
     if bare {
         reply.extensions_mut().insert(BareHead);
@@ -184,12 +192,12 @@ async fn run(conn: Conn, early: Bytes, session: Session) {
         attachment,
         keys,
         framed,
+        goes_on,
     } = session;
     let Attachment { output, input, tty } = attachment;
-    let (reader, mut writer) = tokio::io::split(conn);
-    let inward = read_input(reader, early, input, tty.then_some(keys));
-    tokio::pin!(inward);
-    let mut reading = true;
+    let (mut reader, mut writer) = tokio::io::split(conn);
+    let mut inward = Box::pin(read_input(&mut reader, early, input, tty.then_some(keys)));
+    let (mut reading, mut cut_off) = (true, false);
     {
         let outward = write_output(&mut writer, output, framed);
         tokio::pin!(outward);
@@ -199,6 +207,8 @@ async fn run(conn: Conn, early: Bytes, session: Session) {
                     if let Err(error) = written {
                         tracing::debug!(%error, "a client of a raw stream has gone");
                         reading = false;
+                    } else {
+                        cut_off = goes_on();
                     }
                     break;
                 }
@@ -210,6 +220,12 @@ async fn run(conn: Conn, early: Bytes, session: Session) {
                 }
             }
         }
+    }
+    if cut_off {
+        // A clean end would say that this was all.
+        drop(inward);
+        reader.unsplit(writer).reset();
+        return;
     }
     let _ = writer.shutdown().await;
     if reading {
@@ -254,7 +270,7 @@ fn queue(outgoing: &mut Outgoing, output: Output, framed: bool) {
 
 /// Reads input until the client ends it. Without an input, only the end is waited for.
 async fn read_input(
-    mut reader: ReadHalf<Conn>,
+    reader: &mut ReadHalf<Conn>,
     early: Bytes,
     input: Option<mpsc::Sender<Input>>,
     keys: Option<Keys>,

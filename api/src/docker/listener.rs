@@ -137,6 +137,16 @@ pub enum Conn {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Conn {
+    /// Closes the connection so that the client sees that it was cut off: reset, over TLS without a `close_notify`.
+    pub fn reset(self) {
+        if let Self::Tcp(stream) = &self {
+            // Closed in order, at worst.
+            let _ = stream.set_zero_linger();
+        }
+    }
+}
+
 macro_rules! each {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {

@@ -63,14 +63,19 @@ where
     }
 }
 
-/// Relays both ways with half-close, until both are done.
+/// Relays both ways with half-close, until both are done. A reset of either is one of the other.
 pub(super) async fn copy(mut a: TcpStream, mut b: TcpStream) {
     for stream in [&a, &b] {
         // Only costs latency when it fails.
         let _ = stream.set_nodelay(true);
     }
-    // A reset of either ends both.
-    let _ = tokio::io::copy_bidirectional_with_sizes(&mut a, &mut b, 65_536, 65_536).await;
+    let copied = tokio::io::copy_bidirectional_with_sizes(&mut a, &mut b, 65_536, 65_536).await;
+    if copied.is_err() {
+        for stream in [&a, &b] {
+            // One of them is closed in order, at worst.
+            let _ = stream.set_zero_linger();
+        }
+    }
 }
 
 type Flow = (SocketAddrV4, SocketAddrV4);
@@ -138,5 +143,45 @@ async fn flow(
             }
             () = tokio::time::sleep(UDP_IDLE) => return Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    #[tokio::test]
+    async fn a_reset_reaches_the_other_side_and_an_end_is_an_end() {
+        let (behind, behind_address) = listener().await;
+        let (front, address) = listener().await;
+        let relay = tokio::spawn(serve_tcp(front, move |_| {
+            TcpStream::connect(behind_address)
+        }));
+        for reset in [true, false] {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let (mut server, _) = behind.accept().await.unwrap();
+            server.write_all(b"begin").await.unwrap();
+            let mut read = [0; 5];
+            client.read_exact(&mut read).await.unwrap();
+            if reset {
+                server.set_zero_linger().unwrap();
+            }
+            drop(server);
+            let end = client.read(&mut read).await;
+            match (reset, end) {
+                (true, Err(why)) => assert_eq!(why.kind(), io::ErrorKind::ConnectionReset),
+                (false, Ok(0)) => {}
+                (_, other) => panic!("reset: {reset}, {other:?}"),
+            }
+        }
+        relay.abort();
     }
 }

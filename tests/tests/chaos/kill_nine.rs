@@ -14,7 +14,7 @@ use system_tests::world::path;
 
 use super::log::{How, Reader, tail};
 use super::model::Model;
-use super::probe::{PROMISE, Stalls};
+use super::probe::{self, Strain};
 use super::random::Random;
 use super::stage::{Ended, Stage};
 use super::workload::{self, IMAGE, Op, Outcome, TICKER, Verb, start_ticker};
@@ -62,7 +62,7 @@ fn at_random_points() -> Result<()> {
     ensure!(before.len() == 2, "{before:?}");
     let attach = Reader::start(&stage.vch, How::Attach);
     let logs = Reader::start(&stage.vch, How::Follow);
-    let (mut kills, stalls) = (0, Stalls::watch());
+    let mut kills = 0;
     while kills < KILLS {
         let number = kills;
         let verb = *stage.random.choose(&VERBS).context("verb")?;
@@ -79,15 +79,15 @@ fn at_random_points() -> Result<()> {
                 stage.vch.log()
             )
         };
-        stalls.clear();
+        let strain = Strain::begins();
         let (ended, took) = killed_during(&stage.vch, &op, delay, again).with_context(context)?;
         kills += 1 + u32::from(again.is_some());
         crate::report::say(format_args!(
             "kill {number}, {delay:?} into {:?}, again {again:?}: answers after {took:?}",
             op.verb()
         ));
-        // A whole program starts and logs in: on a loaded machine that takes some of these seconds.
-        let limit = PROMISE * 5 + PAUSE * 2_u32.pow(kills - 1) + stalls.longest() * 4;
+        // Who kills a program again and again makes its start wait.
+        let limit = probe::limit(strain) + PAUSE * 2_u32.pow(kills - 1);
         ensure!(took <= limit, "answers after {took:?} of {limit:?}");
         ensure!(!matches!(ended.1, Outcome::Wrong(_)), "{ended:?}");
         // The first answer is right, but for what was just being changed.

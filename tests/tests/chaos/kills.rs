@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::debug::{Entry, Socket};
 use super::log::{How, Reader};
-use super::probe::{Answers, Stalls};
+use super::probe::Answers;
 use super::random::Random;
 use super::stage::{Ended, Stage};
 use super::workload::{self, Op, Outcome, Verb};
@@ -76,7 +76,7 @@ fn two_hundred() -> Result<()> {
             "nobody kills a {kind}"
         );
     }
-    let (mut table, mut answers, stalls) = (Table::default(), Answers::default(), Stalls::watch());
+    let (mut table, mut answers) = (Table::default(), Answers::default());
     let began = Instant::now();
     let (mut attached, mut followed) = (0, 0);
     for pass in 0..PASSES {
@@ -93,7 +93,7 @@ fn two_hundred() -> Result<()> {
         for kind in shuffled(&mut stage.random) {
             let step = Step { debug, kind, when };
             let number = table.sum();
-            step.take(&mut stage, &mut table, &mut answers, &stalls)
+            step.take(&mut stage, &mut table, &mut answers)
                 .with_context(|| {
                     let events = ["events", "--since", "40s", "--until", "0s"];
                     format!(
@@ -165,13 +165,7 @@ struct Step {
 }
 
 impl Step {
-    fn take(
-        &self,
-        stage: &mut Stage,
-        table: &mut Table,
-        answers: &mut Answers,
-        stalls: &Stalls,
-    ) -> Result<()> {
+    fn take(&self, stage: &mut Stage, table: &mut Table, answers: &mut Answers) -> Result<()> {
         let (killed, ended) = self.kill(stage)?;
         table.count(&killed);
         let words: Vec<_> = ended
@@ -184,7 +178,7 @@ impl Step {
             killed.path,
             killed.busy
         ));
-        answers.ask(&stage.vch, self.kind, stalls)?;
+        answers.ask(&stage.vch, self.kind)?;
         for (op, outcome) in &ended {
             ensure!(!matches!(outcome, Outcome::Wrong(_)), "{op:?}: {outcome:?}");
         }

@@ -1,8 +1,6 @@
 //! Whether the API answers in time after a kill.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,7 +10,14 @@ use system_tests::installed::Installed;
 use super::workload::{self, IMAGE, Outcome, TICKER};
 
 /// The time that the project promises.
-pub const PROMISE: Duration = Duration::from_secs(1);
+const PROMISE: Duration = Duration::from_secs(1);
+/// However strained the machine is, an answer may not take longer.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// How long an answer may take on a machine that was so strained meanwhile.
+pub fn limit(strain: Strain) -> Duration {
+    LONGEST.min(PROMISE + strain.so_far())
+}
 /// A client that is refused, broken off or told that the server failed asks again, and gives up after this.
 const GIVE_UP: Duration = Duration::from_secs(30);
 
@@ -22,10 +27,9 @@ pub struct Answers(BTreeMap<String, Vec<Duration>>);
 
 impl Answers {
     /// Asks what concerns an actor of this kind, and everybody: each question has to be answered in time.
-    pub fn ask(&mut self, vch: &Installed, kind: &str, stalls: &Stalls) -> Result<()> {
+    pub fn ask(&mut self, vch: &Installed, kind: &str) -> Result<()> {
         for question in questions(kind) {
-            stalls.clear();
-            let began = Instant::now();
+            let (began, strain) = (Instant::now(), Strain::begins());
             let mut last = None;
             while let Err(why) = question.put(vch) {
                 ensure!(
@@ -37,7 +41,7 @@ impl Answers {
             }
             let took = began.elapsed();
             self.0.entry(kind.to_owned()).or_default().push(took);
-            let limit = PROMISE + stalls.longest() * 4;
+            let limit = limit(strain);
             ensure!(
                 took <= limit,
                 "{question:?} took {took:?} of {limit:?} after a {kind} was killed; last refusal: {last:?}"
@@ -113,45 +117,34 @@ impl Question {
     }
 }
 
-/// Notices when the machine itself stands still: what nobody could do then is not held against the API.
-pub struct Stalls {
-    longest: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
+/// How long, since it was taken, somebody on this machine had to wait for a processor or a disk: what nobody could do
+/// then is not held against the API.
+#[derive(Debug, Clone, Copy)]
+pub struct Strain {
+    waited: Duration,
 }
 
-impl Stalls {
-    /// Starts to watch.
-    pub fn watch() -> Self {
-        let (longest, stop) = (
-            Arc::new(AtomicU64::new(0)),
-            Arc::new(AtomicBool::new(false)),
-        );
-        let (seen, end) = (longest.clone(), stop.clone());
-        std::thread::spawn(move || {
-            let nap = Duration::from_millis(5);
-            while !end.load(Ordering::SeqCst) {
-                let began = Instant::now();
-                std::thread::park_timeout(nap);
-                let late = began.elapsed().saturating_sub(nap).as_micros();
-                seen.fetch_max(u64::try_from(late).unwrap_or(u64::MAX), Ordering::SeqCst);
-            }
-        });
-        Self { longest, stop }
+impl Strain {
+    /// From now on.
+    pub fn begins() -> Self {
+        Self {
+            waited: Self::total(),
+        }
     }
 
-    /// Forgets what was.
-    pub fn clear(&self) {
-        self.longest.store(0, Ordering::SeqCst);
+    /// The time since then in which somebody waited.
+    pub fn so_far(self) -> Duration {
+        Self::total().saturating_sub(self.waited)
     }
 
-    /// The longest standstill since then.
-    pub fn longest(&self) -> Duration {
-        Duration::from_micros(self.longest.load(Ordering::SeqCst))
-    }
-}
-
-impl Drop for Stalls {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
+    /// Pressure stall information (Linux, `Documentation/accounting/psi.rst`); a kernel without it waits for nothing.
+    fn total() -> Duration {
+        let waited = |resource: &str| {
+            let text = std::fs::read_to_string(format!("/proc/pressure/{resource}")).ok()?;
+            let some = text.lines().find(|line| line.starts_with("some "))?;
+            let total = some.split("total=").nth(1)?.trim().parse().ok()?;
+            Some(Duration::from_micros(total))
+        };
+        ["cpu", "io"].into_iter().filter_map(waited).sum()
     }
 }

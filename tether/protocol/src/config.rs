@@ -6,6 +6,7 @@
 //! carries no control characters: [`escape`] covers both.
 
 mod appliance;
+mod capability;
 mod codec;
 mod executor;
 mod hidden;
@@ -19,6 +20,7 @@ pub use appliance::{
     ApplianceConfig, Connection, ContainerNetwork, LinkIdentity, NetworkSettings, RegistrySettings,
     Storage, TlsMaterial, VolumeStore,
 };
+pub use capability::{CAPABILITIES, capability_number};
 pub use codec::{DecodeError, FetchError, PREFIX, delta, escape, unescape};
 pub use executor::{
     ExecutorConfig, HostEntry, Mount, MountSource, NetworkEndpoint, Rootfs, Security, Session,

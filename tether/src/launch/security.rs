@@ -3,7 +3,7 @@
 use std::fs;
 
 use nix::libc;
-use tether_protocol::config::{Security, Session, Ulimit};
+use tether_protocol::config::{Security, Session, Ulimit, capability_number};
 use tether_sys::caps::{self, CapSet};
 use tether_sys::process;
 use tether_sys::seccomp::{self, DenyList};
@@ -99,7 +99,7 @@ fn capabilities(security: &Security) -> Result<CapSet, LaunchError> {
             .filter(|name| !name.eq_ignore_ascii_case("ALL"))
             .map(|name| {
                 let text = || LaunchError::plain(format!("unknown capability: {name}"));
-                CapSet::number(name).ok_or_else(text)
+                capability_number(name).ok_or_else(text)
             })
             .collect::<Result<Vec<_>, _>>()
     };
@@ -230,7 +230,7 @@ fn filter(security: &Security, capabilities: CapSet) -> Option<Vec<seccomp::Inst
     if security.privileged || security.seccomp_unconfined {
         return None;
     }
-    let has = |name: &str| CapSet::number(name).is_some_and(|number| capabilities.has(number));
+    let has = |name: &str| capability_number(name).is_some_and(|number| capabilities.has(number));
     let mut list = DenyList::new().last_known(LAST_KNOWN).deny_unless(
         libc::SYS_personality,
         0,

@@ -11,51 +11,6 @@ const VERSION_3: u32 = 0x2008_0522;
 /// The highest capability that this code names (`CAP_CHECKPOINT_RESTORE`).
 pub const LAST: u8 = 40;
 
-/// Names in the order of their numbers, without `CAP_`.
-pub const NAMES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
-
 /// A set of capabilities, bit n for capability n.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CapSet(pub u64);
@@ -80,14 +35,6 @@ impl CapSet {
             | 1 << 29
             | 1 << 31,
     );
-
-    /// Returns the capability's number for a name such as `NET_ADMIN`, with or without `CAP_`.
-    #[must_use]
-    pub fn number(name: &str) -> Option<u8> {
-        let upper = name.to_ascii_uppercase();
-        let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
-        NAMES.iter().position(|n| *n == name).map(|n| n as u8)
-    }
 
     /// Returns the set with one more.
     #[must_use]
@@ -230,12 +177,5 @@ mod tests {
     #[test]
     fn dockers_default_set_is_the_known_mask() {
         assert_eq!(CapSet::DOCKER_DEFAULT.0, 0xa804_25fb);
-    }
-
-    #[test]
-    fn names_are_found_with_and_without_prefix() {
-        assert_eq!(CapSet::number("cap_sys_admin"), Some(21));
-        assert_eq!(CapSet::number("NET_RAW"), Some(13));
-        assert_eq!(CapSet::number("NOPE"), None);
     }
 }

@@ -2,79 +2,32 @@
 //!
 //! What it does not allow: its VMs run nothing and report no address, so the test says in the VCH's place that
 //! docker is served, and nothing of the VCH's own is on its datastore but what was uploaded.
-//!
-//! Needs `golang-go` and `golang-github-vmware-govmomi-dev`; without them the tests say so and pass only when
-//! `VMOMI_PEER` is not `required`.
-
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 
 use vmomi::ManagedObjectReference;
 use vmomi::types::EnableRulesetRequest;
 
+use crate::debsim::Debsim;
 use crate::stage::{Stage, Target};
 
 /// A running peer.
 pub struct Peer {
-    child: Child,
+    _program: Debsim,
     pub host: String,
     pub thumbprint: String,
 }
 
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn program() -> Option<&'static Path> {
-    static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    PROGRAM
-        .get_or_init(|| {
-            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/peers/debsim");
-            let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debsim-for-installer");
-            let built = Command::new("go")
-                .args(["build", "-o"])
-                .arg(&out)
-                .arg(".")
-                .current_dir(source)
-                .env("GO111MODULE", "off")
-                .env("GOPATH", "/usr/share/gocode")
-                .status();
-            matches!(built, Ok(status) if status.success()).then_some(out)
-        })
-        .as_deref()
-}
-
 /// A stage on the peer; none where it cannot be had.
 async fn stage(esx: bool) -> Option<Stage> {
-    let Some(program) = program() else {
-        assert_ne!(
-            std::env::var("VMOMI_PEER").as_deref(),
-            Ok("required"),
-            "the peer cannot be built"
-        );
-        eprintln!("skipped: golang-go and golang-github-vmware-govmomi-dev are not installed");
-        return None;
-    };
-    let mut child = Command::new(program)
-        .args(["-vm", "0"])
-        .args(esx.then_some("-esx"))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut url = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut url)
-        .unwrap();
-    let host = url.split_once('@').map_or(url.as_str(), |(_, host)| host);
-    let host = host.trim().trim_end_matches("/sdk").to_owned();
+    let program = Debsim::start(if esx {
+        &["-vm", "0", "-esx"]
+    } else {
+        &["-vm", "0"]
+    })?;
+    let url = program.url.as_str();
+    let host = url.split_once('@').map_or(url, |(_, host)| host);
+    let host = host.trim_end_matches("/sdk").to_owned();
     let peer = Peer {
-        child,
+        _program: program,
         host: host.clone(),
         thumbprint: String::new(),
     };

@@ -40,10 +40,20 @@ async fn take_over(call: Call) -> Result<Reply, ApiError> {
         .await
         .map_err(error::answer)?;
     let framed = !attachment.tty;
+    let (shared, id, exits) = (call.shared.clone(), container.id, container.exits);
+    let goes_on = move || {
+        let now = shared.engine.snapshots().container(&id);
+        now.is_some_and(|now| now.exits == exits && now.phase != Phase::Exited)
+    };
     let session = Session {
         attachment,
         keys,
         framed,
+        // Without the stream, the end of the log is the end.
+        goes_on: match query.flag("stream") {
+            true => Box::new(goes_on),
+            false => Box::new(|| false),
+        },
     };
     if call.wants_upgrade() {
         return Ok(hijack::upgraded(

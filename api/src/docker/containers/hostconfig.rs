@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use actors::container::{Resources, SecuritySpec};
+use actors::container::{CAPABILITIES, Resources, SecuritySpec};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -374,49 +374,6 @@ impl HostConfig {
 
 /// Checks names of capabilities, and gives them their full form.
 fn capabilities(names: &[String], field: &str) -> Result<Vec<String>, ApiError> {
-    const KNOWN: &[&str] = &[
-        "CHOWN",
-        "DAC_OVERRIDE",
-        "DAC_READ_SEARCH",
-        "FOWNER",
-        "FSETID",
-        "KILL",
-        "SETGID",
-        "SETUID",
-        "SETPCAP",
-        "LINUX_IMMUTABLE",
-        "NET_BIND_SERVICE",
-        "NET_BROADCAST",
-        "NET_ADMIN",
-        "NET_RAW",
-        "IPC_LOCK",
-        "IPC_OWNER",
-        "SYS_MODULE",
-        "SYS_RAWIO",
-        "SYS_CHROOT",
-        "SYS_PTRACE",
-        "SYS_PACCT",
-        "SYS_ADMIN",
-        "SYS_BOOT",
-        "SYS_NICE",
-        "SYS_RESOURCE",
-        "SYS_TIME",
-        "SYS_TTY_CONFIG",
-        "MKNOD",
-        "LEASE",
-        "AUDIT_WRITE",
-        "AUDIT_CONTROL",
-        "SETFCAP",
-        "MAC_OVERRIDE",
-        "MAC_ADMIN",
-        "SYSLOG",
-        "WAKE_ALARM",
-        "BLOCK_SUSPEND",
-        "AUDIT_READ",
-        "PERFMON",
-        "BPF",
-        "CHECKPOINT_RESTORE",
-    ];
     names
         .iter()
         .map(|name| {
@@ -424,7 +381,7 @@ fn capabilities(names: &[String], field: &str) -> Result<Vec<String>, ApiError> 
             let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
             match bare {
                 "ALL" => Ok("ALL".to_owned()),
-                known if KNOWN.contains(&known) => Ok(format!("CAP_{known}")),
+                known if CAPABILITIES.contains(&known) => Ok(format!("CAP_{known}")),
                 _ => Err(bad(format!(
                     "invalid {field}: unknown capability: \"CAP_{bare}\""
                 ))),

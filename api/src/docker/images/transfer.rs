@@ -22,6 +22,9 @@ use crate::docker::versions::{self, behaviour};
 /// How many pieces of an upload wait for the reader.
 const UPLOAD_DEPTH: usize = 16;
 
+/// How many bytes of an upload are taken that nobody wants any more.
+const MAX_UNREAD: usize = 64 << 20;
+
 /// The width of the bars that old clients print as they are.
 const BAR: usize = 50;
 
@@ -122,8 +125,10 @@ pub async fn load(call: Call) -> Result<Reply, ApiError> {
         ..
     } = call;
     let (sender, archive) = mpsc::channel(UPLOAD_DEPTH);
-    // Ends with the body, or when nobody reads it any more.
     tokio::spawn(async move {
+        // What nobody reads any more is taken all the same, up to a point: a connection that is closed with bytes on
+        // their way is reset, and the client sees that instead of the answer.
+        let mut spare = MAX_UNREAD;
         while let Some(frame) = body.frame().await {
             let piece = match frame {
                 Ok(frame) => match frame.into_data() {
@@ -133,7 +138,14 @@ pub async fn load(call: Call) -> Result<Reply, ApiError> {
                 Err(error) => Err(std::io::Error::other(error)),
             };
             let last = piece.is_err();
-            if sender.send(piece).await.is_err() || last {
+            if let Err(mpsc::error::SendError(unread)) = sender.send(piece).await {
+                let size = unread.map_or(0, |data| data.len());
+                match spare.checked_sub(size) {
+                    Some(left) => spare = left,
+                    None => return,
+                }
+            }
+            if last {
                 return;
             }
         }

@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 
 use nix::libc;
 use serde::{Deserialize, Serialize};
+use tether_protocol::config::capability_number;
 use tether_sys::caps::CapSet;
 use tether_sys::seccomp::DenyList;
 
@@ -137,7 +138,7 @@ pub fn guest_capabilities() -> CapSet {
         "BPF",
     ];
     GONE.iter()
-        .filter_map(|name| CapSet::number(name))
+        .filter_map(|name| capability_number(name))
         .fold(CapSet::ALL, CapSet::without)
 }
 

@@ -7,7 +7,7 @@ use actors::container::{ContainerSnapshot, ExecSnapshot};
 use actors::image::Images;
 use actors::network::{NetworkSnapshot, Pool};
 use actors::volume::VolumeSnapshot;
-use actors::{Error, ExecId, NetworkId};
+use actors::{ContainerId, Error, ExecId, NetworkId};
 use time::OffsetDateTime;
 
 use super::{Snapshots, World};
@@ -28,6 +28,15 @@ impl Snapshots {
             .collect();
         all.sort_by(|a, b| b.created.cmp(&a.created).then(b.id.cmp(&a.id)));
         all
+    }
+
+    pub fn container(&self, id: &ContainerId) -> Option<Arc<ContainerSnapshot>> {
+        self.containers().into_iter().find(|c| c.id == *id)
+    }
+
+    pub fn exec(&self, id: &ExecId) -> Option<Arc<ExecSnapshot>> {
+        let mut all = self.containers().into_iter();
+        all.find_map(|c| c.execs.get(id).cloned())
     }
 
     pub fn images(&self) -> Arc<Images> {

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::libc;
+use tether_protocol::config::capability_number;
 use tether_sys::{caps, fdpass, mount, process, seccomp, signals};
 
 use super::super::walls::{Wall, Walls, denied_calls, guest_capabilities};
@@ -130,7 +131,7 @@ fn restrict(walls: &Walls) -> Result<(), StepError> {
         keep_capabilities(guest_capabilities()).map_err(step("limit capabilities"))?;
     }
     if !walls.has(Wall::Pids)
-        && let Some(boot) = caps::CapSet::number("SYS_BOOT")
+        && let Some(boot) = capability_number("SYS_BOOT")
     {
         // Outside a PID namespace, reboot means the host.
         keep_capabilities(caps::CapSet::ALL.without(boot)).map_err(step("limit capabilities"))?;
