@@ -76,6 +76,8 @@ pub struct Running {
     /// The guest's key for a link that is started again.
     guest_key: Arc<std::sync::Mutex<String>>,
     pid: u32,
+    /// What is over as soon as the run's end is on the shelf.
+    ends: link::Ends,
     pub(super) tasks: JoinSet<()>,
     /// Signals on their way to this run's process.
     signals: JoinSet<()>,
@@ -134,6 +136,7 @@ impl Actor for Container {
             link: Address::default(),
             guest_key: Arc::default(),
             pid: 0,
+            ends: link::Ends::default(),
             tasks: JoinSet::new(),
             signals: JoinSet::new(),
             watching: None,
@@ -367,6 +370,7 @@ impl Running {
                 Effect::Emit(action, attributes) => self.emit(action, attributes),
                 Effect::RunEnded => {
                     self.pid = 0;
+                    self.ends = link::Ends::default();
                     if let Some(timer) = self.deadline.take() {
                         timer.abort();
                     }

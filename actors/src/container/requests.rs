@@ -252,7 +252,12 @@ impl Running {
                 process: PRIMARY,
                 pid,
             } => self.pid = u32::try_from(pid).unwrap_or_default(),
-            // Of the container's own process, guestinfo tells.
+            // Of the container's own process, guestinfo tells, sooner or later than its link.
+            Notice::Exited {
+                process: PRIMARY,
+                ends,
+                ..
+            } if self.is_up() || self.machine.phase == Phase::Starting => self.ends = ends,
             Notice::Exited {
                 process: PRIMARY, ..
             }
