@@ -71,35 +71,42 @@ pub struct StopOptions {
 pub struct Signal(pub i32);
 
 impl Signal {
-    /// Reads a signal's name, with or without `SIG`, or its number.
+    /// Reads `TERM`, `SIGTERM`, `sigterm`, `15` or `RTMIN+3`: from a client, or from an image that anybody made.
     pub fn parse(text: &str) -> Option<Self> {
         const NAMES: [&str; 31] = [
             "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV",
             "USR2", "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN",
             "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
         ];
+        const ALSO: [(&str, i32); 5] = [
+            ("IOT", 6),
+            ("CLD", 17),
+            ("POLL", 29),
+            ("RTMIN", Signal::REAL_TIME.0),
+            ("RTMAX", Signal::REAL_TIME.1),
+        ];
         if let Ok(number) = text.parse::<i32>() {
             return (1..=64).contains(&number).then_some(Self(number));
         }
         let upper = text.to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-        let from_end = |base: i32, rest: &str, sign: i32| match rest {
-            "" => Some(base),
-            _ => rest[1..]
-                .parse::<i32>()
-                .ok()
-                .filter(|n| (0..=30).contains(n))
-                .map(|n| base + sign * n),
-        };
-        if let Some(rest) = name.strip_prefix("RTMIN") {
-            return from_end(34, rest, 1).map(Self);
+        if let Some((_, number)) = ALSO.iter().find(|(known, _)| *known == name) {
+            return Some(Self(*number));
         }
-        if let Some(rest) = name.strip_prefix("RTMAX") {
-            return from_end(64, rest, -1).map(Self);
+        let (first, last) = Self::REAL_TIME;
+        let steps = |text: &str| text.parse().ok().filter(|n| (0..=last - first).contains(n));
+        if let Some(up) = name.strip_prefix("RTMIN+") {
+            return steps(up).map(|n| Self(first + n));
+        }
+        if let Some(down) = name.strip_prefix("RTMAX-") {
+            return steps(down).map(|n| Self(last - n));
         }
         let at = NAMES.iter().position(|n| *n == name)?;
         i32::try_from(at + 1).ok().map(Self)
     }
+
+    /// The first and the last real-time signal that a program may use.
+    const REAL_TIME: (i32, i32) = (34, 64);
 }
 
 /// How a container is removed.

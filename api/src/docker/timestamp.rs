@@ -98,6 +98,7 @@ fn parse_unix(text: &str) -> Option<OffsetDateTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn times_are_written_as_go_writes_them() {
@@ -135,5 +136,21 @@ mod tests {
                 .message()
                 .starts_with("invalid value for \"since\": ")
         );
+    }
+
+    proptest! {
+        #[test]
+        fn a_limit_is_read_as_it_was_written(seconds in 1i64..253_402_300_800, nanos in 0u32..1_000_000_000) {
+            let at = unix("since", &format!("{seconds}.{nanos:09}")).expect("time").expect("a limit");
+            prop_assert_eq!((at.unix_timestamp(), at.nanosecond()), (seconds, nanos));
+            prop_assert_eq!(unix_or_rfc3339("since", &nano(at)).expect("time"), Some(at));
+        }
+
+        #[test]
+        fn any_text_is_a_limit_or_refused(text in "[+-]?[0-9]{0,20}[.]?[0-9]{0,12}|\\PC{0,30}") {
+            if let Err(error) = unix_or_rfc3339("until", &text) {
+                prop_assert!(error.message().starts_with("invalid value for \"until\": "));
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::containers::matching::patterns;
 use super::containers::mounts::check_volume_name;
 use super::error::{self, ApiError};
 use super::reply::{self, Reply};
@@ -94,14 +95,7 @@ pub async fn list(call: Call) -> Result<Reply, ApiError> {
     filters.only(&["dangling", "driver", "label", "name"])?;
     let dangling = filters.boolean("dangling")?;
     let snapshots = call.engine().snapshots();
-    let patterns: Vec<regex::Regex> = filters
-        .values("name")
-        .iter()
-        .map(|v| {
-            regex::Regex::new(v)
-                .map_err(|why| ApiError::bad_request(format!("invalid filter pattern: {why}")))
-        })
-        .collect::<Result<_, _>>()?;
+    let patterns = patterns(filters.values("name"))?;
     let containers = snapshots.containers();
     let used = |name: &str| {
         containers
@@ -111,7 +105,7 @@ pub async fn list(call: Call) -> Result<Reply, ApiError> {
     let volumes: Vec<Value> = snapshots
         .volumes()
         .iter()
-        .filter(|v| patterns.is_empty() || patterns.iter().any(|p| p.is_match(&v.name)))
+        .filter(|v| patterns.is_empty() || patterns.is_match(&v.name))
         .filter(|v| filters.exact("driver", driver(v)))
         .filter(|v| filters.labels("label", |key| v.labels.get(key).map(String::as_str)))
         .filter(|v| dangling.is_none_or(|wanted| wanted != used(&v.name)))

@@ -473,7 +473,7 @@ pub fn full_host_config(kept: &Value) -> Value {
     );
     let memory = full.get("Memory").and_then(Value::as_i64).unwrap_or(0);
     if memory > 0 && full.get("MemorySwap").and_then(Value::as_i64) == Some(0) {
-        full["MemorySwap"] = json!(memory * 2);
+        full["MemorySwap"] = json!(memory.saturating_mul(2));
     }
     full
 }

@@ -12,6 +12,9 @@ use crate::docker::error::ApiError;
 /// The least memory that moby gives.
 const MIN_MEMORY: i64 = 6 << 20;
 
+/// Microseconds of a period that the client does not give: the kernel's own.
+const CPU_PERIOD: i64 = 100_000;
+
 /// `HostConfig`, as far as it changes what is made. Nulls have been removed before.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -299,11 +302,13 @@ impl HostConfig {
     ///
     /// 400 for a size or a list of CPUs that is none.
     pub fn resources(&self) -> Result<Resources, ApiError> {
-        let quota = match (self.cpu_quota, self.cpu_period) {
-            (quota, _) if quota <= 0 => 0,
-            (quota, 0) => quota as u64 * 1_000_000_000 / 100_000,
-            (quota, period) => quota as u64 * 1_000_000_000 / period as u64,
+        let period = match self.cpu_period {
+            0 => CPU_PERIOD,
+            period => period,
         };
+        // Wide, since a quota may be any number: beyond what can be counted is as much as can be.
+        let quota = i128::from(self.cpu_quota.max(0)) * 1_000_000_000 / i128::from(period.max(1));
+        let quota = u64::try_from(quota).unwrap_or(u64::MAX);
         let mut disk = 0;
         for (key, value) in &self.storage_opt {
             match key.as_str() {
@@ -526,6 +531,12 @@ mod tests {
             config.resources().expect("resources").nano_cpus,
             500_000_000
         );
+        let endless = HostConfig {
+            cpu_quota: i64::MAX,
+            cpu_period: 1000,
+            ..HostConfig::default()
+        };
+        assert_eq!(endless.resources().expect("resources").nano_cpus, u64::MAX);
         assert_eq!(cpu_count("0-2,4").expect("list"), 4);
         assert_eq!(size("20G"), Some(20 << 30));
         assert_eq!(size("1024"), Some(1024));

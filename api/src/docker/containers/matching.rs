@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actors::container::ContainerSnapshot;
 use actors::image::{ImageSnapshot, Images};
-use regex::Regex;
+use regex::{RegexSet, RegexSetBuilder};
 use time::OffsetDateTime;
 
 use super::list::volume_words;
@@ -45,13 +45,17 @@ const STATES: &[&str] = &[
 /// A name longer than this is no pattern for a container's name.
 const MAX_PATTERN: usize = 1024;
 
+/// What all patterns of a request may take in memory: thousands of names do, and a few classes of letters, and it is
+/// read in a moment. A request has room for thousands of patterns that would each take megabytes and a second.
+const MAX_PATTERNS: usize = 1 << 20;
+
 /// What a list asks for.
 pub struct Selection {
     filters: Filters,
     all: bool,
     limit: usize,
-    names: Vec<Regex>,
-    ids: Vec<Regex>,
+    names: RegexSet,
+    ids: RegexSet,
     exited: Vec<i64>,
     ancestors: Vec<Arc<ImageSnapshot>>,
     before: Option<(OffsetDateTime, actors::ContainerId)>,
@@ -169,11 +173,8 @@ impl Selection {
         let filters = &self.filters;
         (self.all || container.is_running())
             && filters.exact("status", container.status_word())
-            && (self.names.is_empty() || self.names.iter().any(|p| named(p, &container.name)))
-            && (self.ids.is_empty() || {
-                let id = container.id.to_string();
-                self.ids.iter().any(|p| p.is_match(&id))
-            })
+            && (self.names.is_empty() || named(&self.names, &container.name))
+            && (self.ids.is_empty() || self.ids.is_match(&container.id.to_string()))
             && (self.exited.is_empty()
                 || (self.ran(container) && self.exited.contains(&container.exit_code)))
             && filters.labels("label", |key| {
@@ -235,23 +236,24 @@ fn invalid(key: &str, value: &str, why: &str) -> ApiError {
     ApiError::bad_request(format!("invalid filter '{key}={value}': {why}"))
 }
 
-fn patterns(values: &[String]) -> Result<Vec<Regex>, ApiError> {
-    values
-        .iter()
-        .map(|value| {
-            let text = if value.len() > MAX_PATTERN {
-                ""
-            } else {
-                value.as_str()
-            };
-            Regex::new(text)
-                .map_err(|why| ApiError::bad_request(format!("invalid filter pattern: {why}")))
-        })
-        .collect()
+/// Reads filter values as patterns, of which one must match.
+///
+/// # Errors
+///
+/// 400 for what is no pattern, and when all together are too large.
+pub fn patterns(values: &[String]) -> Result<RegexSet, ApiError> {
+    let values = values.iter().map(|value| match value.len() > MAX_PATTERN {
+        true => "",
+        false => value.as_str(),
+    });
+    RegexSetBuilder::new(values)
+        .size_limit(MAX_PATTERNS)
+        .build()
+        .map_err(|why| ApiError::bad_request(format!("invalid filter pattern: {why}")))
 }
 
-fn named(pattern: &Regex, name: &str) -> bool {
-    pattern.is_match(name) || pattern.is_match(&format!("/{name}"))
+fn named(patterns: &RegexSet, name: &str) -> bool {
+    patterns.is_match(name) || patterns.is_match(&format!("/{name}"))
 }
 
 fn find<'a>(
@@ -397,6 +399,13 @@ mod tests {
                 "{filters}"
             );
         }
+    }
+
+    #[test]
+    fn many_large_patterns_are_refused_instead_of_kept() {
+        let many: Vec<String> = (0..1000).map(|n| format!("\\pL{{90}}{n}")).collect();
+        let error = filtered(serde_json::json!({ "name": many })).expect_err("refused");
+        assert!(error.starts_with("invalid filter pattern: "), "{error}");
     }
 
     #[test]

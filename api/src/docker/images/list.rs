@@ -135,8 +135,8 @@ fn tags<'a>(filters: &Filters, image: &'a ImageSnapshot) -> Vec<&'a str> {
 
 /// A point in time, a date, or a Go duration before now.
 fn until(text: &str, now: OffsetDateTime) -> Result<Option<OffsetDateTime>, ApiError> {
-    if let Some(before) = go_duration(text) {
-        return Ok(Some(now - before));
+    if let Some(at) = go_duration(text).and_then(|before| now.checked_sub(before)) {
+        return Ok(Some(at));
     }
     let date = format!("{text}T00:00:00Z");
     timestamp::unix_or_rfc3339("until", text)
@@ -164,7 +164,7 @@ fn go_duration(text: &str) -> Option<time::Duration> {
             "s" => 1,
             _ => return None,
         };
-        total += time::Duration::seconds(number.checked_mul(seconds)?);
+        total = total.checked_add(time::Duration::seconds(number.checked_mul(seconds)?))?;
         rest = &rest[unit..];
     }
     Some(total)
@@ -172,27 +172,43 @@ fn go_duration(text: &str) -> Option<time::Duration> {
 
 /// Go's `path.Match`, as far as names of images need it: `*` and `?` do not match `/`.
 fn glob(pattern: &str, text: &str) -> bool {
-    fn go(pattern: &[u8], text: &[u8]) -> bool {
-        match (pattern.first(), text.first()) {
-            (None, None) => true,
-            (Some(b'*'), _) => {
-                go(&pattern[1..], text)
-                    || text.first().is_some_and(|b| *b != b'/') && go(pattern, &text[1..])
-            }
-            (Some(b'?'), Some(b)) if *b != b'/' => go(&pattern[1..], &text[1..]),
-            (Some(p), Some(b)) if p == b => go(&pattern[1..], &text[1..]),
-            _ => false,
+    let (mut patterns, mut parts) = (pattern.split('/'), text.split('/'));
+    loop {
+        match (patterns.next(), parts.next()) {
+            (None, None) => return true,
+            (Some(pattern), Some(part)) if wildcard(pattern.as_bytes(), part.as_bytes()) => {}
+            _ => return false,
         }
     }
-    // A pattern with many stars would take exponential time.
-    pattern.bytes().filter(|b| *b == b'*').count() <= 8
-        && pattern.len() <= 512
-        && go(pattern.as_bytes(), text.as_bytes())
+}
+
+/// `*` and `?` between two slashes. In time that grows with the product of the lengths, however many stars there
+/// are: only the last star is ever tried again, since what an earlier one could give it can take itself.
+fn wildcard(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t, mut star) = (0, 0, None);
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(b) if *b == b'?' || *b == text[t] => (p, t) = (p + 1, t + 1),
+            _ => {
+                let Some((at, taken)) = star else {
+                    return false;
+                };
+                star = Some((at, taken + 1));
+                (p, t) = (at + 1, taken + 1);
+            }
+        }
+    }
+    pattern[p..].iter().all(|b| *b == b'*')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn references_are_globs_of_the_familiar_name() {
@@ -201,6 +217,15 @@ mod tests {
         assert!(!glob("*", "a/b"));
         assert!(glob("*/*", "a/b"));
         assert!(!glob("busybo", "busybox"));
+        assert!(glob("a?c*/d", "abcx/d"));
+        assert!(!glob("a*", "a/"));
+    }
+
+    #[test]
+    fn many_stars_take_no_longer_than_few() {
+        let text = "a".repeat(250);
+        assert!(glob(&"a*".repeat(100), &text));
+        assert!(!glob(&format!("{}b", "a*".repeat(100)), &text));
     }
 
     #[test]
@@ -208,11 +233,41 @@ mod tests {
         assert_eq!(go_duration("1h30m"), Some(time::Duration::minutes(90)));
         assert_eq!(go_duration("10"), None);
         assert_eq!(go_duration("x"), None);
+        assert_eq!(
+            go_duration("9223372036854775807s9223372036854775807s"),
+            None
+        );
         let now = OffsetDateTime::UNIX_EPOCH + time::Duration::hours(2);
         assert_eq!(
             until("1h", now).expect("time"),
             Some(now - time::Duration::hours(1))
         );
         assert!(until("2026-01-01", now).expect("date").is_some());
+        assert!(until("9999999999h", now).is_err());
+    }
+
+    /// What `wildcard` must say, in the plain way that takes exponential time.
+    fn plainly(pattern: &[u8], text: &[u8]) -> bool {
+        match (pattern, text) {
+            ([], []) => true,
+            ([b'*', more @ ..], _) => (0..=text.len()).any(|n| plainly(more, &text[n..])),
+            ([p, more @ ..], [t, rest @ ..]) => (*p == b'?' || p == t) && plainly(more, rest),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_glob_matches_as_the_plain_definition_does(pattern in "[ab*?]{0,8}", text in "[ab]{0,8}") {
+            prop_assert_eq!(
+                wildcard(pattern.as_bytes(), text.as_bytes()),
+                plainly(pattern.as_bytes(), text.as_bytes())
+            );
+        }
+
+        #[test]
+        fn any_text_is_a_time_or_refused(text in "([0-9]{1,20}[hms]){0,3}|[0-9TZ:.+-]{0,30}|\\PC{0,20}") {
+            let _ = until(&text, OffsetDateTime::UNIX_EPOCH);
+        }
     }
 }
