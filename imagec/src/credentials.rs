@@ -94,6 +94,7 @@ mod tests {
     use base64::prelude::{
         BASE64_STANDARD, BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE, BASE64_URL_SAFE_NO_PAD,
     };
+    use proptest::prelude::*;
 
     #[test]
     fn headers_of_all_codings_are_read() {
@@ -123,5 +124,22 @@ mod tests {
             assert!(Credentials::from_header(header).is_anonymous(), "{header}");
         }
         assert!(!format!("{:?}", Credentials::basic("u", "secret")).contains("secret"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_and_a_password_come_back(user in "[^:\\PC]{1,20}", password in "\\PC{0,20}") {
+            let json = serde_json::json!({ "username": user, "password": password }).to_string();
+            prop_assert_eq!(
+                Credentials::from_header(&BASE64_URL_SAFE.encode(json)),
+                Credentials::basic(user, password)
+            );
+        }
+
+        #[test]
+        fn any_header_is_somebody_or_nobody(text in "\\PC{0,80}", json in "[{]\"(username|auth)\":[\"0-9a-z=]{0,20}[}]") {
+            let _ = Credentials::from_header(&text);
+            let _ = Credentials::from_header(&BASE64_STANDARD.encode(json));
+        }
     }
 }

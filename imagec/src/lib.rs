@@ -56,4 +56,4 @@ pub use image::{Image, Layer};
 pub use model::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, OCI_INDEX, OCI_MANIFEST, fuzz_parse};
 pub use platform::{Platform, PlatformError};
 pub use reference::{Reference, ReferenceError};
-pub use registry::{Client, LocalPolicy, Options};
+pub use registry::{Client, LocalPolicy, Options, fuzz_challenge};

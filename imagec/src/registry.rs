@@ -8,6 +8,8 @@ mod auth;
 mod tls;
 mod transport;
 
+pub use auth::fuzz_challenge;
+
 use std::sync::Arc;
 
 use bytes::Bytes;

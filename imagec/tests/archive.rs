@@ -19,6 +19,8 @@ use imagec::archive::{LoadedImage, open, spool};
 use imagec::unpack::{Limits, unpack};
 use imagec::{Error, Kind, Spool};
 use layout::{Layout, Packing, tar_of};
+use proptest::prelude::*;
+use serde_json::Value;
 
 fn run(program: &str, args: &[&str]) {
     let out = Command::new(program)
@@ -230,4 +232,61 @@ fn a_changed_blob_in_a_layout_is_refused() {
     let amd = "linux/amd64".parse().unwrap();
     let refused = open(spooled(&fs::read(tar.path()).unwrap()), Some(&amd)).unwrap_err();
     assert!(matches!(refused, Error::ManifestDigest { .. }), "{refused}");
+}
+
+/// The digest of nothing that there is.
+const DIGEST: &str = "sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a";
+
+/// Any JSON, with the names that archives use among its keys and values.
+fn any_document() -> impl Strategy<Value = Value> {
+    let names = vec![
+        "Config",
+        "Layers",
+        "RepoTags",
+        "config",
+        "digest",
+        "layers",
+        "manifests",
+        "mediaType",
+        "size",
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<u64>().prop_map(Value::from),
+        prop::sample::select(vec!["file", "link", "loop", "../file", DIGEST]).prop_map(Value::from),
+        "\\PC{0,10}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 30, 5, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(prop::sample::select(names.clone()), inner, 0..6)
+                .prop_map(|map| map.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_document_of_an_archive_is_images_or_refused(
+        document in any_document(),
+        name in prop::sample::select(vec!["manifest.json", "index.json"]),
+    ) {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut put = |name: &str, link: Option<&str>, content: &[u8]| {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(content.len() as u64);
+            match link {
+                Some(target) => {
+                    header.set_entry_type(tar::EntryType::Symlink);
+                    tar.append_link(&mut header, name, target).unwrap();
+                }
+                None => tar.append_data(&mut header, name, content).unwrap(),
+            }
+        };
+        put(name, None, document.to_string().as_bytes());
+        put("file", None, document.to_string().as_bytes());
+        put("link", Some("./file"), b"");
+        put("loop", Some("loop"), b"");
+        let _ = open(spooled(&tar.into_inner().unwrap()), None);
+    }
 }

@@ -28,6 +28,10 @@ impl FromStr for DatastorePath {
             .and_then(|rest| rest.split_once(']'))
             .ok_or_else(|| format!("{text:?} is no datastore path"))?;
         let path = clean(path.trim()).ok_or_else(|| format!("{text:?} leaves the datastore"))?;
+        // Written again, the blank would be taken for the one behind the datastore's name.
+        if path.trim() != path {
+            return Err(format!("{text:?} begins or ends with a blank"));
+        }
         Ok(DatastorePath {
             datastore: datastore.trim().to_owned(),
             path,
@@ -157,9 +161,30 @@ pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Reads a text as a path of a datastore; for fuzzing. Must not panic.
+///
+/// # Panics
+/// When a path leads out of its datastore, or is not read as it is written: that is the finding.
+pub(crate) fn fuzz(text: &str) {
+    if let Some(path) = clean(text) {
+        assert!(Path::new(&path).is_relative() && !path.split('/').any(|part| part == ".."));
+    }
+    if let Ok(path) = text.parse::<DatastorePath>() {
+        assert_eq!(path.to_string().parse(), Ok(path));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_path_stays_in_its_datastore_and_is_read_as_it_is_written(text in "\\[?[a-z \\[\\]]{0,4}\\]?[ /.a\t]{0,12}|\\PC{0,30}") {
+            fuzz(&text);
+        }
+    }
 
     #[test]
     fn datastore_paths_are_brought_into_one_form() {

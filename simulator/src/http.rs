@@ -25,6 +25,8 @@ use crate::world::World;
 
 pub(crate) mod folder;
 
+pub(crate) use folder::fuzz;
+
 /// The largest SOAP request that is read: 128 KiB of environment is far below it, as is any config.
 const MAX_SOAP: usize = 64 << 20;
 

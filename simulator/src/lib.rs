@@ -58,3 +58,9 @@ pub use faults::{Effect, FaultRule, When};
 pub use simulator::{Simulator, StartError};
 pub use state::StateError;
 pub use vmx::fuzz_vmx;
+
+/// Reads a text as everything that names a file of a datastore or a part of it; for fuzzing. Must not panic.
+pub fn fuzz_datastore(text: &str) {
+    datastore::fuzz(text);
+    http::fuzz(text);
+}

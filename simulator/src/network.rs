@@ -37,6 +37,13 @@ mod relay;
 
 pub use forward::{Forward, Target};
 
+/// Reads bytes as everything that a guest may send to its network; for fuzzing. Must not panic.
+pub fn fuzz_guest(bytes: &[u8]) {
+    let config = Config::default();
+    dhcp::fuzz(bytes, &config);
+    dns::fuzz(bytes, &config);
+}
+
 /// Name of the port group that has DHCP, DNS and a gateway.
 pub const VM_NETWORK: &str = "VM Network";
 

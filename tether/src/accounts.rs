@@ -139,6 +139,7 @@ fn resolve(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33::/srv:/bin/false\n";
     const GROUP: &str = "root:x:0:\nweb:x:33:\ndisk:x:6:root,web\n";
@@ -183,5 +184,18 @@ mod tests {
             "unable to find user nope: no matching entries in passwd file"
         );
         assert_eq!(of("web:nope"), Err(UnknownAccount::Group("nope".into())));
+    }
+
+    proptest! {
+        #[test]
+        fn any_files_hold_accounts_or_none(
+            passwd in "([a-z]{0,2}(:[a-z0-9]{0,2}){0,7}\n){0,6}|\\PC{0,60}",
+            group in "([a-z]{0,2}(:[a-z0-9,]{0,3}){0,4}\n){0,6}|\\PC{0,60}",
+            spec in "[a-z0-9]{0,2}:?[a-z0-9]{0,2}|-?[0-9]{1,12}:-?[0-9]{1,12}",
+        ) {
+            if let Ok(account) = resolve(&passwd, &group, &spec, &[]) {
+                prop_assert!(!account.home.is_empty());
+            }
+        }
     }
 }

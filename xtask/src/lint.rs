@@ -41,6 +41,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "fuzz",
         &[
+            "actors",
+            "api",
             "imagec",
             "iso",
             "simulator",

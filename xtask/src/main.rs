@@ -1,6 +1,7 @@
 //! Every chore of the project; continuous integration calls the same commands as a developer does.
 
 mod features;
+mod fuzz;
 mod generate;
 mod image;
 mod lint;
@@ -56,6 +57,14 @@ enum Chore {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Feeds the parsers of foreign bytes with what libFuzzer makes up; needs cargo-fuzz
+    Fuzz {
+        /// Which target; each of them, if not given
+        target: Option<String>,
+        /// For how long each
+        #[arg(long, default_value_t = 90)]
+        seconds: u64,
+    },
     /// Shows where the time of one `docker run --rm busybox true` goes
     Timeline,
     /// Checks the rules that the compiler does not: dependency direction, file headers, words
@@ -84,6 +93,7 @@ fn main() -> Result<()> {
         Chore::Test { package } => test::run(&package),
         Chore::Bench { args } => system("bench", &args),
         Chore::Chaos { kills, seed } => chaos(kills, seed),
+        Chore::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Chore::Timeline => system("timeline", &[]),
         Chore::Lint => lint::run(),
         Chore::Features { check } => features::run(check),

@@ -91,6 +91,11 @@ fn quoted_value(text: &str) -> Option<(String, &str)> {
     None
 }
 
+/// Reads a text as a challenge; for fuzzing. Must not panic.
+pub fn fuzz_challenge(text: &str) {
+    let _ = parse(text);
+}
+
 /// The header for basic credentials.
 pub(super) fn basic(credentials: &Credentials) -> String {
     let pair = format!("{}:{}", credentials.username, credentials.password);

@@ -164,6 +164,25 @@ fn range(header: Option<&str>, size: u64) -> Result<Option<Span>, ()> {
     }
 }
 
+/// Reads where the part of a `Content-Range` header begins.
+fn first(header: &str) -> Option<u64> {
+    let (first, _) = header.strip_prefix("bytes ")?.split_once('-')?;
+    first.trim().parse().ok()
+}
+
+/// Reads a text as the headers that name a part of a file; for fuzzing. Must not panic.
+///
+/// # Panics
+/// When a part is empty, or goes beyond the file's end: that is the finding.
+pub(crate) fn fuzz(text: &str) {
+    for size in [0, 1, 4096, u64::MAX] {
+        if let Ok(Some((first, end))) = range(Some(text), size) {
+            assert!(first < end && end <= size, "{first}..{end} of {size}");
+        }
+    }
+    let _ = first(text);
+}
+
 async fn get(path: &Path, request: &Request<Incoming>, body: bool) -> io::Result<Response<Body>> {
     let mut file = File::open(path).await?;
     let meta = file.metadata().await?;
@@ -238,15 +257,10 @@ async fn list(path: &Path) -> io::Result<Response<Body>> {
 
 async fn put(path: &Path, request: Request<Incoming>) -> io::Result<Response<Body>> {
     let part = request.headers().get(header::CONTENT_RANGE).map(|v| {
-        v.to_str()
-            .ok()
-            .and_then(|v| v.strip_prefix("bytes "))
-            .and_then(|v| v.split_once('-'))
-            .and_then(|(first, _)| first.trim().parse::<u64>().ok())
-            .ok_or(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "Content-Range is not understood",
-            ))
+        v.to_str().ok().and_then(first).ok_or(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "Content-Range is not understood",
+        ))
     });
     let part = part.transpose()?;
     if path.is_dir() {
@@ -320,6 +334,14 @@ async fn delete(path: &Path) -> io::Result<Response<Body>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_header_is_a_part_of_the_file_or_none(text in "(bytes[= ])?[0-9]{0,21}-?[0-9]{0,21}|\\PC{0,30}") {
+            fuzz(&text);
+        }
+    }
 
     #[test]
     fn ranges_are_cut_to_the_file() {

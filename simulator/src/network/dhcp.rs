@@ -164,6 +164,11 @@ impl Request {
     }
 }
 
+/// Reads bytes as a client's message; for fuzzing. Must not panic.
+pub(super) fn fuzz(bytes: &[u8], config: &Config) {
+    let _ = Leases::new(config).answer(bytes);
+}
+
 /// Serves until the task is dropped.
 pub(super) async fn serve(socket: UdpSocket, leases: Leases) {
     let mut buffer = [0; 1500];

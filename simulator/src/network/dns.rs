@@ -243,6 +243,12 @@ async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()>
     stream.write_all(&bytes).await
 }
 
+/// Reads bytes as a query; for fuzzing. Must not panic.
+pub(super) fn fuzz(bytes: &[u8], config: &super::Config) {
+    let _ = Names::new(config.gateway()).answer(bytes);
+    let _ = failure(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

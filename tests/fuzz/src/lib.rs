@@ -1,7 +1,10 @@
 //! Fuzz targets as plain functions: none may panic, hang or use memory without bound, whatever the bytes.
 //!
-//! `tests/fuzz/libfuzzer` runs them under libFuzzer (`cargo fuzz run --fuzz-dir tests/fuzz/libfuzzer <target>`, with a
-//! nightly toolchain); `cargo test -p fuzz` replays the corpora of `tests/fuzz/corpus`.
+//! `cargo xtask fuzz` runs them under libFuzzer, by way of `tests/fuzz/libfuzzer`; `cargo test -p fuzz` replays the
+//! corpora of `tests/fuzz/corpus`.
+
+pub mod archive;
+pub mod docker;
 
 use std::collections::BTreeMap;
 
@@ -24,11 +27,28 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("credentials", credentials),
     ("registry", registry),
     ("vmx", vmx),
+    ("docker_create", docker::create),
+    ("docker_filters", docker::filters),
+    ("docker_request", docker::request),
+    ("archive", archive::open),
+    ("challenge", challenge),
+    ("soap_reply", soap_reply),
+    ("datastore", datastore),
+    ("vmdk_sparse", vmdk_sparse),
+    ("accounts", accounts),
+    ("guest_network", guest_network),
 ];
 
 /// A SOAP request as the simulator reads it.
 pub fn soap(bytes: &[u8]) {
     let _ = vmomi::soap::parse_request(bytes);
+}
+
+/// A SOAP reply as a client of vSphere reads it: one with every kind of value, and one of plain data.
+pub fn soap_reply(bytes: &[u8]) {
+    use vmomi::types::{RetrieveServiceContentRequest, WaitForUpdatesExRequest};
+    let _ = vmomi::soap::parse_response::<WaitForUpdatesExRequest>(bytes);
+    let _ = vmomi::soap::parse_response::<RetrieveServiceContentRequest>(bytes);
 }
 
 /// Frames and messages of the link between guest and host.
@@ -84,6 +104,7 @@ pub fn iso_image(bytes: &[u8]) {
 
 /// A layer's tar, as the unpacker reads it.
 pub fn unpack(bytes: &[u8]) {
+    let bytes = &archive::with_sums(bytes)[..];
     let limits = imagec::unpack::Limits::default();
     let _ = imagec::unpack::scan(bytes, &limits);
     if let Ok(dir) = tempfile::tempdir() {
@@ -133,4 +154,56 @@ pub fn registry(bytes: &[u8]) {
 /// The file that says what a VM is.
 pub fn vmx(bytes: &[u8]) {
     simulator::fuzz_vmx(&String::from_utf8_lossy(bytes));
+}
+
+/// What a registry asks of whoever is not logged in.
+pub fn challenge(bytes: &[u8]) {
+    imagec::fuzz_challenge(&String::from_utf8_lossy(bytes));
+}
+
+/// Paths of datastores, and ranges of their files.
+pub fn datastore(bytes: &[u8]) {
+    simulator::fuzz_datastore(&String::from_utf8_lossy(bytes));
+}
+
+/// A disk that somebody put on a datastore: opened, and read at its ends.
+pub fn vmdk_sparse(bytes: &[u8]) {
+    use simulator::vmdk::{Access, Chain, Roots};
+    let Ok(dir) = tempfile::tempdir() else { return };
+    let top = dir.path().join("x.vmdk");
+    let Ok(roots) = Roots::new([dir.path()]) else {
+        return;
+    };
+    if std::fs::write(&top, bytes).is_ok()
+        && let Ok(chain) = Chain::open(&top, Access::ReadOnly, &roots)
+    {
+        let mut sector = [0; 512];
+        for at in [
+            0,
+            chain.capacity() / 2,
+            chain.capacity().saturating_sub(512),
+        ] {
+            let _ = chain.read_at(&mut sector, at);
+        }
+    }
+}
+
+/// The user and group files of an image: who is asked for stands in the first line.
+pub fn accounts(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (asked, files) = text.split_once('\n').unwrap_or((&text, ""));
+    let Ok(dir) = tempfile::tempdir() else { return };
+    let etc = dir.path().join("etc");
+    if std::fs::create_dir(&etc).is_ok()
+        && ["passwd", "group"]
+            .iter()
+            .all(|name| std::fs::write(etc.join(name), files).is_ok())
+    {
+        let _ = tether::accounts::look_up(dir.path(), asked, &[asked.to_owned()]);
+    }
+}
+
+/// What a guest sends to the DHCP server and the name server of its network.
+pub fn guest_network(bytes: &[u8]) {
+    simulator::network::fuzz_guest(bytes);
 }
