@@ -407,9 +407,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Invalid`] for an archive that is none.
-    pub async fn load(&self, archive: Upload, quiet: bool) -> Result<Transfer, Error> {
-        // Loads have no bars: quiet or not, the lines are the same.
-        let _ = quiet;
+    pub async fn load(&self, archive: Upload) -> Result<Transfer, Error> {
         crate::image::pull::load(self.context("load")?, archive).await
     }
 

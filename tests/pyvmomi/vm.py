@@ -23,8 +23,16 @@ def connect(url, user, password):
 
 def find(content, prefix):
     view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
+    found = []
     try:
-        found = [vm for vm in view.view if vm.name == prefix or vm.name.startswith(prefix + "-")]
+        for vm in view.view:
+            try:
+                name = vm.name
+            except vmodl.fault.ManagedObjectNotFound:
+                # Other tests remove their containers meanwhile.
+                continue
+            if name == prefix or name.startswith(prefix + "-"):
+                found.append(vm)
     finally:
         view.Destroy()
     if len(found) != 1:

@@ -182,5 +182,6 @@ fn large() -> Recipe {
         tag: "large:test".to_owned(),
         config: serde_json::json!({"Cmd": ["sh"]}),
         layers: (0..LAYERS).map(layer).collect(),
+        ..Recipe::default()
     }
 }

@@ -1,5 +1,6 @@
 //! The image of the tests: Debian's static busybox as a `docker save` archive.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -90,6 +91,8 @@ pub struct Recipe {
     pub tag: String,
     /// Extra members of `config`: `Cmd`, `Env`, `User`, `Volumes`, …
     pub config: serde_json::Value,
+    /// Owners of directories of the base, where it is not root: user and group.
+    pub owners: BTreeMap<String, (u64, u64)>,
     /// More layers on top, each a list of (path, content).
     pub layers: Vec<Vec<(String, Vec<u8>)>>,
 }
@@ -101,6 +104,7 @@ impl Recipe {
         Self {
             tag: tag.to_owned(),
             config: json!({"Cmd": ["sh"], "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}),
+            owners: BTreeMap::new(),
             layers: vec![vec![(
                 "etc/image".to_owned(),
                 b"busybox of the tests\n".to_vec(),
@@ -114,7 +118,7 @@ impl Recipe {
 /// # Errors
 /// When busybox is not installed or the disk is full.
 pub fn archive(dir: &Path, recipe: &Recipe) -> Result<PathBuf> {
-    let mut layers = vec![base_layer()?];
+    let mut layers = vec![base_layer(&recipe.owners)?];
     for files in &recipe.layers {
         layers.push(files_layer(files)?);
     }
@@ -164,8 +168,15 @@ fn append(
     Ok(())
 }
 
-fn directory(tar: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32) -> Result<()> {
+fn directory(
+    tar: &mut tar::Builder<Vec<u8>>,
+    path: &str,
+    mode: u32,
+    (user, group): (u64, u64),
+) -> Result<()> {
     let mut header = tar::Header::new_gnu();
+    header.set_uid(user);
+    header.set_gid(group);
     header.set_entry_type(tar::EntryType::Directory);
     header.set_mode(mode);
     header.set_size(0);
@@ -173,7 +184,7 @@ fn directory(tar: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32) -> Result<(
     Ok(())
 }
 
-fn base_layer() -> Result<Vec<u8>> {
+fn base_layer(owners: &BTreeMap<String, (u64, u64)>) -> Result<Vec<u8>> {
     let busybox = ["/bin/busybox", "/usr/bin/busybox"]
         .iter()
         .find_map(|p| std::fs::read(p).ok());
@@ -190,7 +201,8 @@ fn base_layer() -> Result<Vec<u8>> {
         ("dev", 0o755),
         ("var", 0o755),
     ] {
-        directory(&mut tar, dir, mode)?;
+        let owner = owners.get(dir).copied().unwrap_or_default();
+        directory(&mut tar, dir, mode, owner)?;
     }
     append(&mut tar, "bin/busybox", &busybox, 0o755)?;
     for applet in APPLETS {

@@ -19,12 +19,15 @@ pub struct Account {
     pub home: String,
 }
 
-/// A name that the image does not know.
+/// A name that the image does not know, or a number that is none of an account's.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum UnknownAccount {
     /// No such user.
     #[error("unable to find user {0}: no matching entries in passwd file")]
     User(String),
+    /// A number that no account can have.
+    #[error("uids and gids must be in range 0-{max}", max = i32::MAX)]
+    Range,
     /// No such group.
     #[error("unable to find group {0}: no matching entries in group file")]
     Group(String),
@@ -108,17 +111,21 @@ fn resolve(
             uid,
             ..Account::default()
         },
+        (None, None) if user.parse::<i64>().is_ok() => return Err(UnknownAccount::Range),
         (None, None) => return Err(UnknownAccount::User(user.to_owned())),
     };
     if account.home.is_empty() {
         account.home = "/".to_owned();
     }
     let find_group = |name: &str| {
-        let number = name.parse().ok();
+        let number: Option<u32> = name.parse().ok().filter(|n| *n <= i32::MAX as u32);
         let by_name = groups(group).find(|(entry, ..)| *entry == name);
         let found = by_name.or_else(|| groups(group).find(|(_, gid, _)| Some(*gid) == number));
         let gid = found.map(|(_, gid, _)| gid).or(number);
-        gid.ok_or_else(|| UnknownAccount::Group(name.to_owned()))
+        gid.ok_or_else(|| match name.parse::<i64>() {
+            Ok(_) => UnknownAccount::Range,
+            Err(_) => UnknownAccount::Group(name.to_owned()),
+        })
     };
     if wanted_group.is_empty() {
         if let Some(entry) = &found {
@@ -132,6 +139,10 @@ fn resolve(
     }
     for name in more {
         account.groups.push(find_group(name)?);
+    }
+    // A file that is closed to its group stays so for a program that changes its group.
+    if !account.groups.contains(&account.gid) {
+        account.groups.push(account.gid);
     }
     Ok(account)
 }
@@ -153,7 +164,7 @@ mod tests {
         let web = Account {
             uid: 33,
             gid: 33,
-            groups: vec![6],
+            groups: vec![6, 33],
             home: "/srv".into(),
         };
         assert_eq!(of("web"), Ok(web.clone()));
@@ -173,7 +184,16 @@ mod tests {
     #[test]
     fn a_given_group_replaces_memberships() {
         let account = of("web:disk").unwrap();
-        assert_eq!((account.gid, account.groups), (6, vec![]));
+        assert_eq!((account.gid, account.groups), (6, vec![6]));
+    }
+
+    #[test]
+    fn a_number_that_no_account_can_have_is_refused() {
+        for spec in ["2147483648", "-1", "0:4294967296", "web:-1"] {
+            assert_eq!(of(spec), Err(UnknownAccount::Range), "{spec}");
+        }
+        let text = of("-1").unwrap_err().to_string();
+        assert_eq!(text, "uids and gids must be in range 0-2147483647");
     }
 
     #[test]

@@ -230,7 +230,6 @@ fn joined(
     sandbox.join_cgroups()?;
     std::env::set_current_dir("/").step("entering the root")?;
     let account = program::account(spec)?;
-    program::make_working_directory(spec)?;
     let terminal = if spec.tty {
         let pty = terminal(spec, channel)?;
         Some(pty.slave)

@@ -413,10 +413,20 @@ impl Running {
             .filter(|m| m.volume.is_some())
             .map(|m| m.disk.clone())
             .collect();
+        let names: Vec<String> = self
+            .record
+            .iter()
+            .flat_map(|r| &r.mounts)
+            .filter_map(|m| m.volume.clone())
+            .collect();
+        let id = self.id;
         let doing = async move {
             let vsphere = context.vsphere();
             let result = match work {
-                Work::PowerOn => vsphere.power_on(&vm, &boot).await,
+                Work::PowerOn => {
+                    let started = vsphere.power_on(&vm, &boot).await;
+                    started.map_err(|why| held_elsewhere(&context, id, &names).unwrap_or(why))
+                }
                 Work::PowerOff => vsphere.power_off(&vm).await,
                 Work::Destroy => destroy(vsphere, &vm, &volumes).await,
                 Work::Freeze(frozen) => link
@@ -623,6 +633,23 @@ pub(crate) fn leave(
     let stood_on = context.needs().leave(id);
     crate::image::forget_layers(context, stood_on);
     released
+}
+
+/// Why a VM with these volumes was not started, if another container that runs has one of them: vSphere only says that
+/// a file is locked.
+fn held_elsewhere(context: &Context, id: ContainerId, volumes: &[String]) -> Option<Error> {
+    let containers = context.snapshots().containers();
+    volumes.iter().find_map(|volume| {
+        let holds = |c: &&Arc<ContainerSnapshot>| {
+            let has = c.mounts.iter().any(|m| m.volume.as_ref() == Some(volume));
+            c.id != id && has && (c.is_running() || c.phase == Phase::Starting)
+        };
+        let holder = &containers.iter().find(holds)?.name;
+        Some(Error::Conflict(format!(
+            "volume {volume} is in use by the running container {holder}: a volume is a virtual disk, which one \
+             running container at a time can have"
+        )))
+    })
 }
 
 /// Destroys a VM. A destroyed VM takes its disks along, so its volumes are detached first: one more call for those

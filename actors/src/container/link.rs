@@ -13,6 +13,7 @@ mod line;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -64,7 +65,7 @@ pub enum Message {
     /// Connect a client to a process's streams.
     Attach(Subscribe, RpcReplyPort<Subscription>),
     /// Follow the log: whole records as the guest writes them. Answers when the guest has begun to send them.
-    FollowLog(RpcReplyPort<mpsc::UnboundedReceiver<Bytes>>),
+    FollowLog(RpcReplyPort<Followed>),
     /// Send a signal to a process; answers when it is under way, and sends nothing when nobody waits for the answer
     /// any more.
     Signal(Process, i32, RpcReplyPort<()>),
@@ -130,6 +131,16 @@ pub struct Subscription {
     pub output: mpsc::Receiver<Output>,
     /// Input.
     pub input: Option<mpsc::Sender<Input>>,
+}
+
+/// A follower's end of the log. The guest waits for no follower: one that is too slow is left behind, and reads the
+/// file.
+#[derive(Debug)]
+pub struct Followed {
+    /// Records until the run is over, or the follower is left behind.
+    pub records: mpsc::Receiver<Bytes>,
+    /// Why they ended.
+    pub left_behind: Arc<AtomicBool>,
 }
 
 /// The ends of a process's output to its clients: dropped, the output is over. They travel with the news of the
@@ -221,6 +232,8 @@ pub struct State {
     next: u64,
     /// Bytes received and bytes given back as credit, by stream.
     flow: HashMap<(Process, Channel), (u64, u64)>,
+    /// The run is over, and no other has begun.
+    over: bool,
     /// The guest of this run has been met: only then is input given to the session, which a new run replaces.
     met: bool,
     input: HashMap<Process, VecDeque<(Input, oneshot::Sender<()>)>>,
@@ -232,13 +245,7 @@ pub struct State {
     signals: Vec<(Process, i32, RpcReplyPort<()>)>,
     freezes: Vec<(bool, RpcReplyPort<Result<(), Error>>)>,
     lists: HashMap<u64, RpcReplyPort<Vec<ProcessRow>>>,
-    follows: HashMap<
-        u64,
-        (
-            RpcReplyPort<mpsc::UnboundedReceiver<Bytes>>,
-            mpsc::UnboundedReceiver<Bytes>,
-        ),
-    >,
+    follows: HashMap<u64, (RpcReplyPort<Followed>, Followed)>,
     tasks: JoinSet<()>,
     line_tasks: JoinSet<()>,
 }
@@ -269,6 +276,7 @@ impl Actor for Link {
             subscribers: HashMap::new(),
             next: 0,
             flow: HashMap::new(),
+            over: false,
             met: false,
             input: HashMap::new(),
             known: BTreeMap::new(),

@@ -1,9 +1,11 @@
 //! Reading a container's log: the file on the datastore, then live records, without a hole or a double.
 //!
 //! A follower subscribes first, reads the file up to its end, then takes live records with higher numbers; when
-//! one is missing in between, it reads on in the file. A line cut by a torn write is skipped.
+//! one is missing in between, it reads on in the file. One whose client is slow is left behind by the link, and
+//! begins again where it is. A line cut by a torn write is skipped.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -54,7 +56,7 @@ struct Reader {
     last: u64,
 }
 
-/// The client does not want any more.
+/// The client does not want any more, or has all that it asked for.
 struct Left;
 
 async fn run(
@@ -62,13 +64,7 @@ async fn run(
     options: LogsOptions,
     client: mpsc::Sender<LogRecord>,
 ) -> Result<(), crate::error::Error> {
-    let live = match (&source.link, options.follow) {
-        (Some(link), true) => link
-            .ask(FOLLOW_DEADLINE, link::Message::FollowLog)
-            .await
-            .ok(),
-        _ => None,
-    };
+    let mut live = subscribe(&source, &options).await;
     let tail = options.tail;
     let mut reader = Reader {
         source,
@@ -103,10 +99,27 @@ async fn run(
     if reader.give(kept.into()).await.is_err() {
         return Ok(());
     }
-    if let Some(live) = live {
-        reader.follow(live).await?;
+    while let Some(followed) = live.take() {
+        let left_behind = followed.left_behind.clone();
+        let ended = reader.follow(followed.records).await?;
+        if ended.is_err() || !left_behind.load(Ordering::Acquire) {
+            break;
+        }
+        live = subscribe(&reader.source, &reader.options).await;
+        // What the file has gained meanwhile, and all of it when the run has ended.
+        if reader.catch_up().await?.is_err() {
+            break;
+        }
     }
     Ok(())
+}
+
+/// Asks for live records, if they are wanted and there is a guest to send them.
+async fn subscribe(source: &Source, options: &LogsOptions) -> Option<link::Followed> {
+    let link = source.link.as_ref().filter(|_| options.follow)?;
+    link.ask(FOLLOW_DEADLINE, link::Message::FollowLog)
+        .await
+        .ok()
 }
 
 /// Keeps the last so many lines. A record without a newline is a part of the line that the next record of its own
@@ -188,47 +201,43 @@ impl Reader {
         Ok(())
     }
 
+    /// Gives live records until there are no more of them: the run is over, the link has died, or it has left us
+    /// behind.
     async fn follow(
         &mut self,
-        mut live: mpsc::UnboundedReceiver<Bytes>,
-    ) -> Result<(), crate::error::Error> {
+        mut live: mpsc::Receiver<Bytes>,
+    ) -> Result<Result<(), Left>, crate::error::Error> {
         let mut partial = BytesMut::new();
         loop {
             let until = self.options.until;
             let bytes = tokio::select! {
                 bytes = live.recv() => bytes,
-                () = self.client.closed() => return Ok(()),
-                () = past(until) => return Ok(()),
+                () = self.client.closed() => return Ok(Err(Left)),
+                () = past(until) => return Ok(Err(Left)),
             };
             let Some(bytes) = bytes else { break };
             partial.extend_from_slice(&bytes);
             for record in take_records(&mut partial) {
-                if record.seq > self.last + 1 && self.catch_up(record.seq).await?.is_err() {
-                    return Ok(());
+                if record.seq > self.last + 1 && self.catch_up().await?.is_err() {
+                    return Ok(Err(Left));
                 }
                 if record.seq > self.last && self.give(vec![record]).await.is_err() {
-                    return Ok(());
+                    return Ok(Err(Left));
                 }
             }
         }
-        // The run is over (or the link died): what the file has beyond.
-        let end = u64::MAX;
-        let _ = self.catch_up(end).await?;
-        Ok(())
+        self.catch_up().await
     }
 
-    /// Gives what the file has between the last record given and `before`.
-    async fn catch_up(&mut self, before: u64) -> Result<Result<(), Left>, crate::error::Error> {
+    /// Gives what the file has after the last record given, up to its present end.
+    async fn catch_up(&mut self) -> Result<Result<(), Left>, crate::error::Error> {
         loop {
             let last = self.last;
             let records = self.next_chunk().await?;
             if records.is_empty() {
                 return Ok(Ok(()));
             }
-            let missing: Vec<_> = records
-                .into_iter()
-                .filter(|r| r.seq > last && r.seq < before)
-                .collect();
+            let missing: Vec<_> = records.into_iter().filter(|r| r.seq > last).collect();
             if self.give(missing).await.is_err() {
                 return Ok(Err(Left));
             }

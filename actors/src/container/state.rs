@@ -87,6 +87,8 @@ pub struct State {
     pauses: Vec<Ticket>,
     powering_off: bool,
     asked_to_power_on: bool,
+    /// The start under way is the second half of a restart.
+    restarting: bool,
 }
 
 impl State {
@@ -113,6 +115,7 @@ impl State {
             pauses: vec![],
             powering_off: false,
             asked_to_power_on: false,
+            restarting: false,
         }
     }
 
@@ -253,7 +256,10 @@ impl State {
         out: &mut Vec<Effect>,
     ) {
         match self.phase {
-            Phase::Created | Phase::Exited if restart => self.start(ticket, out),
+            Phase::Created | Phase::Exited if restart => {
+                self.restarting = true;
+                self.start(ticket, out);
+            }
             Phase::Created | Phase::Exited => {
                 out.push(Effect::Answer(ticket, Err(Error::NotModified)));
             }
@@ -446,6 +452,9 @@ impl State {
                 self.exit_code = 0;
                 self.error.clear();
                 out.push(Effect::Emit("start", vec![]));
+                if std::mem::take(&mut self.restarting) {
+                    out.push(Effect::Emit("restart", vec![]));
+                }
                 self.answer_all(|s| &mut s.starts, &Ok(()), out);
             }
             Process::Failed { .. } => {
@@ -513,6 +522,7 @@ impl State {
             Phase::Created
         };
         self.asked_to_power_on = false;
+        self.restarting = false;
         self.exit_code = code;
         self.error = why.to_string();
         self.exits += 1;
@@ -558,7 +568,7 @@ impl State {
     }
 
     fn after_off(&mut self, out: &mut Vec<Effect>) {
-        if !self.stops.is_empty() {
+        if !self.stops.is_empty() || !self.restarts.is_empty() {
             out.push(Effect::Emit("stop", vec![]));
             self.answer_all(|s| &mut s.stops, &Ok(()), out);
         }
@@ -568,6 +578,7 @@ impl State {
             self.destroy(out);
         } else if !self.restarts.is_empty() {
             let again = std::mem::take(&mut self.restarts);
+            self.restarting = true;
             self.starts.extend(again);
             self.power_on(out);
         } else if self.auto_remove && self.phase == Phase::Exited {

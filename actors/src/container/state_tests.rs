@@ -195,10 +195,10 @@ fn a_restart_stops_and_starts_again() {
     let effects = s.step(off("k1", Process::Exited { code: 143 }), NOW);
     assert!(effects.contains(&Effect::Do(Work::PowerOn)));
     assert!(answers(&effects).is_empty());
-    assert_eq!(
-        answers(&s.step(on("k2", Process::Running), NOW)),
-        [(2, true)]
-    );
+    let effects = s.step(on("k2", Process::Running), NOW);
+    assert_eq!(answers(&effects), [(2, true)]);
+    let told = |action| effects.contains(&Effect::Emit(action, vec![]));
+    assert!(told("start") && told("restart"));
 }
 
 #[test]

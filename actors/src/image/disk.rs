@@ -33,7 +33,7 @@ pub enum DiskError {
 
 /// What is done with the disks of our own VM.
 pub trait DiskAccess: std::fmt::Debug + Send + Sync + 'static {
-    /// Makes an empty ext4 on a disk.
+    /// Makes an ext4 on a disk, with nothing at all in it.
     fn format(&self, slot: Slot) -> Doing<'_, ()>;
     /// Mounts a disk; gives the directory.
     fn mount(&self, slot: Slot) -> Doing<'_, PathBuf>;

@@ -184,6 +184,9 @@ impl State {
                 image.id.short()
             )));
         }
+        if by_name && force && self.runs(&image.id) {
+            return self.forget_names(images, &image).await;
+        }
         self.check_users(&image, &name, by_name, force)?;
         images.remove(&image.id);
         let unused = self.unused_chains(&images, &image);
@@ -200,6 +203,32 @@ impl State {
         }
         super::forget_layers(&self.context, unused);
         Ok(removed)
+    }
+
+    /// Whether a container that runs was made of this image.
+    fn runs(&self, image: &ImageId) -> bool {
+        let containers = self.context.snapshots().containers();
+        containers
+            .iter()
+            .any(|c| c.spec.image == *image && c.is_running())
+    }
+
+    /// Takes an image's last name, although a container that runs needs its layers: it stays without a name.
+    async fn forget_names(
+        &mut self,
+        mut images: BTreeMap<ImageId, Arc<ImageSnapshot>>,
+        image: &ImageSnapshot,
+    ) -> Result<Vec<Removed>, Error> {
+        let mut nameless = image.clone();
+        let tags = std::mem::take(&mut nameless.tags);
+        let digests = std::mem::take(&mut nameless.digests);
+        images.insert(image.id.clone(), Arc::new(nameless));
+        self.save(images).await?;
+        for _ in &tags {
+            self.emit("untag", &image.id, &image.id.to_string());
+        }
+        let names = tags.into_iter().chain(digests);
+        Ok(names.map(Removed::Untagged).collect())
     }
 
     fn check_users(
@@ -222,7 +251,7 @@ impl State {
                 (false, false) if !force => format!(
                     "conflict: unable to delete {short} (must be forced) - image is being used by stopped container {user}"
                 ),
-                (running, true) if !force || running => format!(
+                (_, true) if !force => format!(
                     "conflict: unable to remove repository reference \"{name}\" (must force) - container {user} is using its referenced image {short}"
                 ),
                 _ => continue,

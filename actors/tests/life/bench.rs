@@ -314,7 +314,7 @@ impl Bench {
         let (sender, upload) = tokio::sync::mpsc::channel(4);
         sender.send(Ok(archive(tag, layers).into())).await.unwrap();
         drop(sender);
-        let mut transfer = self.world.engine.load(upload, true).await?;
+        let mut transfer = self.world.engine.load(upload).await?;
         let mut loaded = false;
         while let Some(step) = transfer.progress.recv().await {
             match step {

@@ -89,13 +89,20 @@ impl DiskAccess for OwnDisks {
                     .output()
             })
             .await?;
-            if output.status.success() {
-                Ok(())
-            } else {
-                Err(DiskError::Format(
+            if !output.status.success() {
+                return Err(DiskError::Format(
                     String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-                ))
+                ));
             }
+            // Programs that want an empty directory for their data look into a new volume, and images have no such
+            // directory. A repair makes it again when it needs it.
+            let root = self.mount(slot).await?;
+            let emptied = blocking(slot, "empty", move || {
+                std::fs::remove_dir(root.join("lost+found"))
+            })
+            .await;
+            self.unmount(slot).await?;
+            emptied
         })
     }
 

@@ -9,6 +9,7 @@ pub const TESTS: &[(&str, super::Test)] = &[
     ("exec_i_passes_standard_input_and_its_end", stdin),
     ("exec_honours_user_workdir_and_env", identity),
     ("exec_of_a_missing_program_exits_127", missing),
+    ("exec_makes_no_working_directory_and_no_user", makes_nothing),
     ("exec_d_runs_in_the_background", detached),
     ("thirty_execs_at_once_keep_their_output_apart", many),
     ("exec_on_a_stopped_container_is_refused", stopped),
@@ -53,6 +54,20 @@ fn stdin(world: &World) -> Result<()> {
         .docker_with(&["exec", "-i", "exec2", "wc", "-c"], &[b'x'; 1000])?
         .ok()?;
     ensure!(out.trim() == "1000", "{out:?}");
+    Ok(())
+}
+
+fn makes_nothing(world: &World) -> Result<()> {
+    let _c = Running::start(world, "exec-nothing")?;
+    let ran = world.docker(&["exec", "-w", "/no/such", "exec-nothing", "true"])?;
+    let text = "chdir to cwd (\"/no/such\") set in config.json failed: no such file or directory";
+    ensure!(ran.code() == 127 && ran.stdout.contains(text), "{ran:?}");
+    world
+        .docker(&["exec", "exec-nothing", "test", "-e", "/no"])?
+        .exits(1)?;
+    let ran = world.docker(&["exec", "-u", "nobody-here", "exec-nothing", "true"])?;
+    let text = "unable to find user nobody-here";
+    ensure!(ran.code() == 126 && ran.stdout.contains(text), "{ran:?}");
     Ok(())
 }
 

@@ -19,6 +19,10 @@ pub const TESTS: &[(&str, super::Test)] = &[
     ),
     ("localhost_inside_a_vch_is_explained", localhost),
     ("load_tag_inspect_and_rmi", load_tag_rmi),
+    (
+        "rmi_f_takes_the_name_of_a_running_container_s_image",
+        force_untags,
+    ),
     ("an_image_in_use_is_not_removed", in_use),
 ];
 
@@ -163,6 +167,33 @@ fn load_tag_rmi(world: &World) -> Result<()> {
     world
         .docker(&["image", "inspect", "loaded:1"])?
         .fails_with(1, "No such image: loaded:1")
+}
+
+fn force_untags(world: &World) -> Result<()> {
+    let mut recipe = Recipe::busybox("forced:1");
+    recipe.config = json!({"Labels": {"of": "forced"}});
+    let archive = world.archive(&recipe)?;
+    let loaded = world.docker(&["load", "-i", path(&archive)?])?.ok()?;
+    ensure!(loaded == "Loaded image: forced:1", "{loaded}");
+    let id = world
+        .docker(&["images", "-q", "--no-trunc", "forced:1"])?
+        .ok()?;
+    world
+        .docker(&["run", "-d", "--name", "runs", "forced:1", "sleep", "1000"])?
+        .ok()?;
+    world
+        .docker(&["rmi", "forced:1"])?
+        .fails_with(1, "(must force) - container")?;
+    let out = world.docker(&["rmi", "-f", "forced:1"])?.ok()?;
+    ensure!(out == "Untagged: forced:1", "{out}");
+    world
+        .docker(&["rmi", "-f", &id])?
+        .fails_with(1, "cannot be forced")?;
+    world.docker(&["restart", "-t", "0", "runs"])?.ok()?;
+    world.docker(&["rm", "-f", "runs"])?.ok()?;
+    let out = world.docker(&["rmi", &id])?.ok()?;
+    ensure!(out.contains(&format!("Deleted: {id}")), "{out}");
+    Ok(())
 }
 
 fn in_use(world: &World) -> Result<()> {

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use system_tests::host;
 use system_tests::world::World;
 
 /// The tests of this file.
@@ -20,7 +21,12 @@ pub const TESTS: &[(&str, super::Test)] = &[
         "logs_follow_ends_with_the_container_and_misses_nothing",
         follow,
     ),
+    (
+        "a_follower_that_reads_slowly_costs_no_memory_and_misses_nothing",
+        slow_follower,
+    ),
     ("events_tell_the_whole_life", events),
+    ("a_restart_is_told_as_one", restart_events),
     ("attach_sees_new_output_and_half_closes", attach),
     ("top_lists_the_processes", top),
     ("run_t_gives_a_terminal", tty),
@@ -244,6 +250,62 @@ fn follow(world: &World) -> Result<()> {
         out.lines().count()
     );
     world.docker(&["rm", "fl"])?.ok()?;
+    Ok(())
+}
+
+fn slow_follower(world: &World) -> Result<()> {
+    const LINE: &str = "a line that is neither short nor long, as programs write them";
+    const LINES: usize = 1_000_000;
+    let simulator = host::simulator(world.state())?.pid;
+    let memory = || -> Result<usize> {
+        let family = host::descendants(simulator)?;
+        let vch = family.iter().find(|p| p.command.contains("vch --config"));
+        let pid = vch.context("no vch runs in the appliance")?.pid;
+        let statm = std::fs::read_to_string(format!("/proc/{pid}/statm"))?;
+        let pages: usize = statm.split(' ').nth(1).context("statm")?.parse()?;
+        Ok(pages * 4096)
+    };
+    let script = format!("read go; yes '{LINE}' | head -n {LINES}");
+    world
+        .docker(&[
+            "run", "-d", "-i", "--name", "sf", IMAGE, "sh", "-c", &script,
+        ])?
+        .ok()?;
+    let mut follower = world.docker_spawn(&["logs", "-f", "sf"])?;
+    let before = memory()?;
+    // Nobody reads what the follower prints until the container has written everything.
+    world.docker_with(&["attach", "--sig-proxy=false", "sf"], b"go\n")?;
+    world.docker(&["wait", "sf"])?.ok()?;
+    let grown = memory()?.saturating_sub(before);
+    let output = BufReader::new(follower.stdout.take().context("stdout")?);
+    let mut lines = 0;
+    for line in output.lines() {
+        ensure!(line? == LINE, "line {lines} is another");
+        lines += 1;
+    }
+    system_tests::run::wait(&mut follower, Duration::from_secs(10))?;
+    ensure!(lines == LINES, "{lines} lines of {LINES}");
+    ensure!(grown < LINES * LINE.len() / 2, "vch grew by {grown} bytes");
+    world.docker(&["rm", "sf"])?.ok()?;
+    Ok(())
+}
+
+fn restart_events(world: &World) -> Result<()> {
+    world
+        .docker(&["run", "-d", "--name", "re", IMAGE, "sleep", "1000"])?
+        .ok()?;
+    world.docker(&["restart", "-t", "0", "re"])?.ok()?;
+    world.docker(&["rm", "-f", "re"])?.ok()?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let until = (now.as_secs() + 1).to_string();
+    let mut args = vec!["events", "--since", "60s", "--until", &until];
+    args.extend(["--filter", "container=re", "--format", "{{.Action}}"]);
+    let out = world.docker(&args)?.ok()?;
+    let order: Vec<&str> = out.lines().filter(|a| *a != "kill").collect();
+    ensure!(
+        order[..6] == ["create", "start", "die", "stop", "start", "restart"],
+        "{out}"
+    );
     Ok(())
 }
 

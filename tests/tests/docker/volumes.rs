@@ -15,6 +15,18 @@ pub const TESTS: &[(&str, super::Test)] = &[
         "an_image_declared_volume_is_filled_from_the_image_and_goes_with_rm_v",
         declared,
     ),
+    (
+        "a_volume_has_the_owner_and_the_mode_of_the_image_s_directory",
+        owned,
+    ),
+    (
+        "a_new_volume_and_an_image_s_root_have_no_lost_and_found",
+        nothing_of_ours,
+    ),
+    (
+        "a_volume_of_a_running_container_is_named_when_another_one_wants_it",
+        one_at_a_time,
+    ),
     ("a_read_only_volume_cannot_be_written", read_only),
     ("a_volume_in_use_is_not_removed", in_use),
     ("parallel_starts_get_different_addresses", addresses),
@@ -98,6 +110,59 @@ fn declared(world: &World) -> Result<()> {
     world
         .docker(&["volume", "inspect", &volume])?
         .fails_with(1, "no such volume")
+}
+
+fn owned(world: &World) -> Result<()> {
+    let mut recipe = Recipe::busybox("owned:1");
+    recipe.config = json!({"Cmd": ["sh"], "Volumes": {"/home": {}}, "User": "alice"});
+    recipe.owners.insert("home".into(), (1000, 50));
+    let archive = world.archive(&recipe)?;
+    world.docker(&["load", "-q", "-i", path(&archive)?])?.ok()?;
+    let script = "touch /home/mine && stat -c '%u:%g %a' /home";
+    let declared = ["run", "--rm", "owned:1", "sh", "-c", script];
+    ensure!(world.docker(&declared)?.ok()? == "1000:50 755");
+    let named = [
+        "run",
+        "--rm",
+        "-v",
+        "ownv:/home",
+        "owned:1",
+        "sh",
+        "-c",
+        script,
+    ];
+    ensure!(world.docker(&named)?.ok()? == "1000:50 755");
+    world.docker(&["volume", "rm", "ownv"])?.ok()?;
+    Ok(())
+}
+
+fn nothing_of_ours(world: &World) -> Result<()> {
+    let out = world
+        .docker(&["run", "--rm", "-v", "/new", IMAGE, "ls", "-A", "/", "/new"])?
+        .ok()?;
+    ensure!(
+        out.ends_with("/new:") && !out.contains("lost+found"),
+        "{out}"
+    );
+    Ok(())
+}
+
+fn one_at_a_time(world: &World) -> Result<()> {
+    let first = [
+        "run", "-d", "--name", "has-it", "-v", "oneat:/v", IMAGE, "sleep", "1000",
+    ];
+    world.docker(&first)?.ok()?;
+    world
+        .docker(&["run", "--name", "wants-it", "-v", "oneat:/v", IMAGE, "true"])?
+        .fails_with(
+            125,
+            "volume oneat is in use by the running container has-it",
+        )?;
+    world.docker(&["rm", "-f", "has-it"])?.ok()?;
+    world.docker(&["start", "-a", "wants-it"])?.ok()?;
+    world.docker(&["rm", "wants-it"])?.ok()?;
+    world.docker(&["volume", "rm", "oneat"])?.ok()?;
+    Ok(())
 }
 
 fn read_only(world: &World) -> Result<()> {

@@ -40,13 +40,13 @@ impl LaunchError {
     /// The same for an exec.
     #[must_use]
     pub(super) fn of_exec(self) -> Self {
-        let text = match self.text.strip_prefix(START) {
-            Some(rest) => format!("{EXEC}{rest}"),
-            None => self.text,
-        };
-        Self {
-            text,
-            code: self.code,
+        match self.text.strip_prefix(START) {
+            Some(rest) => Self {
+                text: format!("{EXEC}{rest}"),
+                code: self.code,
+            },
+            // What docker finds out before it asks a runtime.
+            None => Self { code: 126, ..self },
         }
     }
 }

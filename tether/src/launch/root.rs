@@ -219,9 +219,10 @@ fn tmpfs(mount: &Mount) -> io::Result<()> {
 
 fn place_volume(mount: &Mount, volume: &OwnedFd) -> io::Result<()> {
     let dest = Path::new(&mount.dest);
-    // The volume is reached by its descriptor, so that nothing in the image is in the way.
+    // The volume is reached by its descriptor, so that nothing in the image is in the way. The dot stands for the
+    // directory: without it, the owner that is set would be the link's.
     let inside = PathBuf::from(format!(
-        "/proc/self/fd/{}",
+        "/proc/self/fd/{}/.",
         std::os::fd::AsRawFd::as_raw_fd(volume)
     ));
     if mount.copy_up && disk::is_empty(&inside) {

@@ -49,14 +49,13 @@ fn hosts(config: &ExecutorConfig, address: Option<IpAddr>) -> String {
         }
     }
     if let Some(ip) = address {
-        let name = config.host_name();
-        let domain = &config.domainname;
-        let full = if domain.is_empty() {
-            String::new()
-        } else {
-            format!("{name}.{domain} ")
-        };
-        text.push_str(&format!("{ip}\t{full}{name}\n"));
+        let mut full = config.host_name().to_owned();
+        if !config.domainname.is_empty() {
+            full = format!("{full}.{}", config.domainname);
+        }
+        // The first part alone is a name of the container's too, whichever of the two options the rest came from.
+        let short = full.split_once('.').map(|(short, _)| format!(" {short}"));
+        text.push_str(&format!("{ip}\t{full}{}\n", short.unwrap_or_default()));
     }
     text
 }
@@ -96,6 +95,12 @@ mod tests {
         });
         let text = hosts(&config, "172.16.0.2".parse().ok());
         assert!(text.ends_with("10.0.0.9\tdb\n172.16.0.2\tweb.lab web\n"));
+        config.domainname.clear();
+        let text = hosts(&config, "172.16.0.2".parse().ok());
+        assert!(text.ends_with("\n172.16.0.2\tweb\n"));
+        config.hostname = "web.vm.lab".into();
+        let text = hosts(&config, "172.16.0.2".parse().ok());
+        assert!(text.ends_with("\n172.16.0.2\tweb.vm.lab web\n"));
         let servers = ["172.16.0.1".parse().unwrap()];
         let text = resolv_conf(&config, &servers, Some("vm.example"));
         assert_eq!(text, "nameserver 172.16.0.1\nsearch vm.example\n");

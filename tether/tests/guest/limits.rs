@@ -35,7 +35,7 @@ fn users_capabilities_and_walls_are_dockers() {
     vm.exit_of(PRIMARY);
     let out = vm.output(PRIMARY, Stream::Stdout);
     assert!(
-        out.contains("uid=33(web) gid=33(web) groups=77(extra)"),
+        out.contains("uid=33(web) gid=33(web) groups=33(web),77(extra)"),
         "{out}"
     );
     assert!(

@@ -1,13 +1,15 @@
 //! The clients of a link: who gets which stream, what they type, and the credit that comes of it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use ractor::{ActorRef, RpcReplyPort};
 use tether_protocol::session::{Message as Frame, PRIMARY, Process, Stream as Channel};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Ends, Message, State, Subscribe, Subscription};
+use super::{Ends, Followed, Message, State, Subscribe, Subscription};
 use crate::streams::{CHANNEL_DEPTH, Input, Output, Stream};
 
 /// One client of one process.
@@ -24,8 +26,11 @@ pub(super) struct Subscriber {
 /// Where a client's bytes wait.
 pub(super) enum Queue {
     Client(mpsc::UnboundedSender<(Channel, Bytes)>),
-    Log(mpsc::UnboundedSender<Bytes>),
+    Log(mpsc::Sender<Bytes>, Arc<AtomicBool>),
 }
+
+/// How many pieces of the log wait for a follower.
+const LOG_DEPTH: usize = 64;
 
 impl State {
     pub(super) fn number(&mut self) -> u64 {
@@ -58,7 +63,7 @@ impl State {
             .filter(|((process, _), _)| *process == wanted.process)
             .map(|((_, channel), (received, _))| (*channel, *received))
             .collect();
-        let log = matches!(queue, Queue::Log(_));
+        let log = matches!(queue, Queue::Log(..));
         let Subscribe {
             process,
             stdout,
@@ -79,8 +84,13 @@ impl State {
         self.subscribe(process);
     }
 
-    pub(super) fn follow_log(&mut self, reply: RpcReplyPort<mpsc::UnboundedReceiver<Bytes>>) {
-        let (queue, receiver) = mpsc::unbounded_channel();
+    pub(super) fn follow_log(&mut self, reply: RpcReplyPort<Followed>) {
+        if self.over {
+            // Nothing more will come: the asker is told at once.
+            return;
+        }
+        let (queue, records) = mpsc::channel(LOG_DEPTH);
+        let left_behind = Arc::new(AtomicBool::new(false));
         let number = self.number();
         let nothing = Subscribe {
             process: PRIMARY,
@@ -89,10 +99,14 @@ impl State {
             stderr: false,
             close_stdin: false,
         };
-        self.enter(number, nothing, Queue::Log(queue));
+        self.enter(number, nothing, Queue::Log(queue, left_behind.clone()));
         // The guest answers in order: when this answer is there, the subscription holds.
         let request = self.number();
-        self.follows.insert(request, (reply, receiver));
+        let followed = Followed {
+            records,
+            left_behind,
+        };
+        self.follows.insert(request, (reply, followed));
         self.session.send(Frame::List { request });
     }
 
@@ -169,6 +183,7 @@ impl State {
     }
 
     pub(super) fn run_ended(&mut self) {
+        self.over = true;
         self.subscribers.clear();
         self.input.clear();
         self.fail_requests();

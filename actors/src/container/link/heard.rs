@@ -1,9 +1,12 @@
 //! What the guest says over a link.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use tether_protocol::session::{
     Event as LinkEvent, Known, Message as Frame, PRIMARY, Process, Stream as Channel,
 };
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::clients::Queue;
 use super::{Ends, Heard, Notice, State};
@@ -37,21 +40,32 @@ impl State {
     pub(super) fn data(&mut self, process: Process, channel: Channel, data: Bytes) {
         let size = data.len() as u64;
         self.flow.entry((process, channel)).or_default().0 += size;
-        for subscriber in self.subscribers.values_mut() {
+        let mut lost = Vec::new();
+        for (number, subscriber) in &mut self.subscribers {
             if subscriber.process != process || !subscriber.wants(channel) {
                 continue;
             }
             let sent = match &subscriber.queue {
                 Queue::Client(queue) => queue.send((channel, data.clone())).is_ok(),
-                Queue::Log(queue) => {
-                    // Followers are tasks of ours that always read.
+                Queue::Log(queue, left_behind) => {
+                    // Nobody waits for a follower, and nothing is kept for one: it reads on in the file.
                     *subscriber.taken.entry(channel).or_default() += size;
-                    queue.send(data.clone()).is_ok()
+                    let sent = queue.try_send(data.clone());
+                    if let Err(TrySendError::Full(_)) = sent {
+                        left_behind.store(true, Ordering::Release);
+                    }
+                    if sent.is_err() {
+                        lost.push(*number);
+                    }
+                    sent.is_ok()
                 }
             };
             if !sent {
                 *subscriber.taken.entry(channel).or_default() = u64::MAX / 2;
             }
+        }
+        for number in lost {
+            self.left(number);
         }
         self.give_credit(process, channel);
     }

@@ -68,6 +68,7 @@ impl State {
         self.waiting = None;
         self.guest_key = None;
         self.session = SessionHost::new(&self.args.identity);
+        self.over = false;
         self.met = false;
         self.known.clear();
         self.told = false;

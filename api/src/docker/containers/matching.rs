@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actors::container::ContainerSnapshot;
 use actors::image::{ImageSnapshot, Images};
-use regex::{RegexSet, RegexSetBuilder};
+use regex::{RegexBuilder, RegexSet, RegexSetBuilder};
 use time::OffsetDateTime;
 
 use super::list::volume_words;
@@ -48,6 +48,9 @@ const MAX_PATTERN: usize = 1024;
 /// What all patterns of a request may take in memory: thousands of names do, and a few classes of letters, and it is
 /// read in a moment. A request has room for thousands of patterns that would each take megabytes and a second.
 const MAX_PATTERNS: usize = 1 << 20;
+
+/// Matches nothing.
+const NOTHING: &str = r"[^\s\S]";
 
 /// What a list asks for.
 pub struct Selection {
@@ -236,20 +239,28 @@ fn invalid(key: &str, value: &str, why: &str) -> ApiError {
     ApiError::bad_request(format!("invalid filter '{key}={value}': {why}"))
 }
 
-/// Reads filter values as patterns, of which one must match.
+/// Reads filter values as patterns, of which one must match. As in moby, what is no pattern is no error: it matches
+/// nothing.
 ///
 /// # Errors
 ///
-/// 400 for what is no pattern, and when all together are too large.
+/// 400 when all together are too large.
 pub fn patterns(values: &[String]) -> Result<RegexSet, ApiError> {
     let values = values.iter().map(|value| match value.len() > MAX_PATTERN {
         true => "",
-        false => value.as_str(),
+        false if is_pattern(value) => value.as_str(),
+        false => NOTHING,
     });
     RegexSetBuilder::new(values)
         .size_limit(MAX_PATTERNS)
         .build()
         .map_err(|why| ApiError::bad_request(format!("invalid filter pattern: {why}")))
+}
+
+/// Whether a text can be read as a pattern, of whatever size: nothing is built.
+fn is_pattern(text: &str) -> bool {
+    let built = RegexBuilder::new(text).size_limit(0).build();
+    !matches!(built, Err(regex::Error::Syntax(_)))
 }
 
 fn named(patterns: &RegexSet, name: &str) -> bool {
@@ -376,6 +387,8 @@ mod tests {
             (json!({"name": ["^t"]}), vec!["three", "two"]),
             (json!({"name": ["/one"]}), vec!["one"]),
             (json!({"name": ["o"]}), vec!["two", "one"]),
+            (json!({"name": ["o["]}), vec![]),
+            (json!({"name": ["o[", "^t"]}), vec!["three", "two"]),
             (json!({"exited": ["3"]}), vec!["two"]),
             (json!({"exited": ["0"]}), vec![]),
             (json!({"before": ["two"]}), vec!["one"]),

@@ -45,7 +45,7 @@ pub async fn create(call: Call) -> Result<Reply, ApiError> {
         &call.headers,
     )?;
     let transfer = call.engine().pull(request).await.map_err(error::answer)?;
-    answer(transfer).await
+    answer(transfer, false).await
 }
 
 fn request(
@@ -151,35 +151,45 @@ pub async fn load(call: Call) -> Result<Reply, ApiError> {
         }
     });
     let quiet = query.flag_or("quiet", true);
-    let transfer = shared
-        .engine
-        .load(archive, quiet)
-        .await
-        .map_err(error::answer)?;
-    answer(transfer).await
+    let transfer = shared.engine.load(archive).await.map_err(error::answer)?;
+    answer(transfer, quiet).await
 }
 
-/// Waits for the first step; a failure there is a real status.
-async fn answer(mut transfer: Transfer) -> Result<Reply, ApiError> {
-    let first = transfer.progress.recv().await;
+/// Whether a client that wants no progress is told of this step.
+fn is_result(step: &Progress) -> bool {
+    matches!(step, Progress::Stream(_) | Progress::Failed(_))
+}
+
+/// Waits for the first step; a failure there is a real status. Who wants it `quiet` gets results only.
+async fn answer(mut transfer: Transfer, quiet: bool) -> Result<Reply, ApiError> {
+    let mut first = transfer.progress.recv().await;
+    while quiet && first.as_ref().is_some_and(|step| !is_result(step)) {
+        first = transfer.progress.recv().await;
+    }
     if let Some(Progress::Failed(why)) = first {
         return Err(error::answer(why));
     }
-    let body =
-        futures_util::stream::unfold((first, transfer.progress), |(next, mut steps)| async move {
+    let body = futures_util::stream::unfold(
+        (first, transfer.progress),
+        move |(next, mut steps)| async move {
             let step = match next {
                 Some(step) => step,
                 None => steps.recv().await?,
             };
-            let mut text = line(&step);
+            let tell = |step: &Progress| match quiet && !is_result(step) {
+                true => String::new(),
+                false => line(step),
+            };
+            let mut text = tell(&step);
             // What else is at hand goes out with it.
             while text.len() < 16 * 1024
                 && let Ok(step) = steps.try_recv()
             {
-                text.push_str(&line(&step));
+                text.push_str(&tell(&step));
             }
             Some((Bytes::from(text), (None, steps)))
-        });
+        },
+    );
     Ok(reply::stream("application/json", Box::pin(body)))
 }
 

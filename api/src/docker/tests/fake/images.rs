@@ -48,15 +48,19 @@ impl Engine {
         ]))
     }
 
-    pub async fn load(&self, mut archive: Upload, _quiet: bool) -> Result<Transfer, Error> {
+    pub async fn load(&self, mut archive: Upload) -> Result<Transfer, Error> {
         self.messages.fetch_add(1, Ordering::Relaxed);
         let mut size = 0;
         while let Some(piece) = archive.recv().await {
             size += piece.map_err(|why| Error::Invalid(why.to_string()))?.len();
         }
-        Ok(transfer(vec![Progress::Stream(format!(
-            "Loaded image: fake:{size}\n"
-        ))]))
+        Ok(transfer(vec![
+            Progress::Status {
+                id: "0123456789ab".into(),
+                status: "Pull complete".into(),
+            },
+            Progress::Stream(format!("Loaded image: fake:{size}\n")),
+        ]))
     }
 
     pub async fn tag(&self, image: ImageId, reference: &str) -> Result<(), Error> {
