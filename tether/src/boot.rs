@@ -31,7 +31,7 @@ use crate::link::Link;
 use crate::logport::LogPort;
 use crate::network::{Network, NetworkError};
 use crate::rpc::Rpc;
-use crate::upkeep::Upkeep;
+use crate::upkeep::{TOOLS_RUN, Upkeep};
 use crate::{chain, clock, say};
 
 mod appliance;
@@ -291,13 +291,14 @@ fn run_container(
         started_at: Some(clock::now_nanos()),
         stopped_at: None,
     };
-    rpc.set(&started.encode(id))
-        .map_err(|e| internal(prepare("reporting the start")(e)))?;
     let tclo = UnixStream::connect(&machine.tclo).ok();
     if let Some(tclo) = &tclo {
         // Reads happen when there is something to read; this only guards against a false alarm.
         let _ = tclo.set_nonblocking(true);
     }
+    // From the moment that it runs it can be asked to end.
+    rpc.set_and(&started.encode(id), &[TOOLS_RUN])
+        .map_err(|e| internal(prepare("reporting the start")(e)))?;
     let mut log = log;
     let parts = Parts {
         config,

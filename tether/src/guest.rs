@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tether_protocol::config::{ExecutorConfig, Session as Spec};
@@ -41,6 +41,9 @@ use process::{CHUNK, Process, Wanted};
 
 /// Milliseconds without an event after which the first rush is over.
 const IDLE_AFTER: u8 = 20;
+
+/// The longest that a rush is taken for the first: some programs never pause.
+const RUSH: Duration = Duration::from_millis(200);
 
 const SIGNALS: u64 = 0;
 const HYPERVISOR: u64 = 1;
@@ -106,7 +109,7 @@ impl<'a> Guest<'a> {
     /// Runs until the VM should go off, and tells how. vSphere is told about the guest when the first
     /// rush is over.
     pub fn run(mut self) -> Power {
-        let mut fresh = true;
+        let (mut fresh, began) = (true, Instant::now());
         loop {
             self.link_events();
             self.report_exits();
@@ -116,7 +119,7 @@ impl<'a> Guest<'a> {
                 return self.power;
             }
             let ready = self.wait(line_full, fresh);
-            if fresh && ready.is_empty() {
+            if fresh && (ready.is_empty() || began.elapsed() >= RUSH) {
                 fresh = false;
                 self.parts.upkeep.report(self.parts.rpc);
             }

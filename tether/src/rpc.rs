@@ -82,11 +82,19 @@ impl Rpc {
     /// # Errors
     /// When the connection breaks.
     pub fn set(&mut self, values: &[(String, String)]) -> io::Result<()> {
+        self.set_and(values, &[])
+    }
+
+    /// Writes variables and sends `more`, all in one moment.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub fn set_and(&mut self, values: &[(String, String)], more: &[Command]) -> io::Result<()> {
         let set = |(key, value): &(String, String)| Command::InfoSet {
             key: key.clone(),
             value: value.clone().into_bytes(),
         };
-        let commands: Vec<_> = values.iter().map(set).collect();
+        let commands: Vec<_> = values.iter().map(set).chain(more.iter().cloned()).collect();
         for (reply, (key, _)) in self.call(&commands)?.iter().zip(values) {
             if let Reply::Failed(text) = reply {
                 crate::say!("setting {key}: {text}");

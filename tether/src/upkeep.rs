@@ -20,6 +20,9 @@ pub struct Upkeep<'a> {
     etc: PathBuf,
 }
 
+/// Says that the tools run, of no version that vSphere would want to update.
+pub const TOOLS_RUN: Command = Command::ToolsVersion(i32::MAX.unsigned_abs());
+
 impl<'a> Upkeep<'a> {
     /// Keeps `network`, and the name files in the directory `etc`.
     pub fn new(config: &'a ExecutorConfig, network: Network, etc: PathBuf) -> Self {
@@ -65,7 +68,7 @@ impl<'a> Upkeep<'a> {
     /// Tells vSphere about the guest.
     pub fn report(&self, rpc: &mut Rpc) {
         let mut commands = vec![
-            Command::ToolsVersion(i32::MAX.unsigned_abs()),
+            TOOLS_RUN,
             Command::SetGuestInfo {
                 kind: info::DNS_NAME,
                 data: self.config.host_name().into(),

@@ -13,6 +13,10 @@ use system_tests::world::World;
 pub const TESTS: &[(&str, super::Test)] = &[
     ("power_off_in_vsphere_is_a_die_within_a_second", power_off),
     ("shutdown_guest_delivers_the_stop_signal", shutdown_guest),
+    (
+        "a_guest_that_never_pauses_is_told_to_end_all_the_same",
+        never_pauses,
+    ),
     ("reboot_guest_launches_the_process_again", reboot_guest),
     ("power_on_of_a_stopped_vm_starts_the_container", power_on),
     ("a_vm_renamed_in_vsphere_keeps_its_container", rename),
@@ -133,6 +137,25 @@ fn shutdown_guest(world: &World) -> Result<()> {
     ensure!(code == "5", "{code}");
     ensure!(world.docker(&["logs", "both-shutdown"])?.ok()? == "got it");
     world.docker(&["rm", "both-shutdown"])?.ok()?;
+    Ok(())
+}
+
+/// A guest with something to do at every moment finds the time to tell vSphere about itself, and to listen.
+fn never_pauses(world: &World) -> Result<()> {
+    let vsphere = Pyvmomi::install(NEWEST)?;
+    let script = "trap 'exit 7' TERM; while :; do echo again; done";
+    let events = start(world, "both-busy", script)?;
+    let end = Instant::now() + Duration::from_secs(5);
+    while vsphere.vm(world, "props", "both-busy", None)?["ipAddress"].is_null() {
+        ensure!(Instant::now() < end, "vSphere was not told the address");
+    }
+    vsphere.vm(world, "shutdown", "both-busy", None)?;
+    events.wait("die", Duration::from_secs(5))?;
+    let code = world
+        .docker(&["inspect", "-f", "{{.State.ExitCode}}", "both-busy"])?
+        .ok()?;
+    ensure!(code == "7", "{code}");
+    world.docker(&["rm", "both-busy"])?.ok()?;
     Ok(())
 }
 

@@ -72,6 +72,7 @@ impl Place {
             command
                 .env("VIC_STATE", &self.state)
                 .env("VIC_PORT", self.port.to_string())
+                .env("VIC_SIM_LOG", "info,simulator=debug")
                 .current_dir(self.dir.path());
         })
     }
@@ -137,7 +138,8 @@ fn running() -> Result<()> {
     ];
     let state = place.docker(&state)?.ok()?;
     place.run(&["down"])?.ok()?;
-    ensure!(state == "exited 6", "{state}");
+    let log = std::fs::read_to_string(place.state.join("vic-sim.log"))?;
+    ensure!(state == "exited 6", "{state}: {text}\n{log}");
     Ok(())
 }
 

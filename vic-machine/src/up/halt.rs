@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tether_protocol::config::ExecutorConfig;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 use vmomi::ManagedObjectReference as Reference;
 use vmomi::client::{Client, Error, property_spec};
 use vmomi::types::{
@@ -128,8 +128,8 @@ async fn stop(client: &Client, vm: &Reference, patience: Duration) {
     };
     match tokio::time::timeout(patience, asked).await {
         Ok(Ok(())) => return,
-        Ok(Err(error)) => debug!("{} does not shut down: {error}", vm.value),
-        Err(_) => debug!("{} has not ended within {patience:?}", vm.value),
+        Ok(Err(error)) => info!("{} does not shut down: {error}", vm.value),
+        Err(_) => info!("{} has not ended within {patience:?}", vm.value),
     }
     match client.run_task(vm, PowerOffVMRequest {}).await {
         Err(error) if !error.is_fault("InvalidPowerState") => {
