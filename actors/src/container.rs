@@ -23,9 +23,8 @@ pub use message::{
 pub use snapshot::{
     ContainerSnapshot, EndpointSnapshot, ExecSnapshot, ExecSpec, MountSnapshot, Phase, VmSnapshot,
 };
-pub use tether_protocol::config::CAPABILITIES;
-
 pub use spec::{
     CreateSpec, Created, Documents, EndpointSpec, MountSpec, NetworkSpec, ProcessSpec, Resources,
     SecuritySpec,
 };
+pub use tether_protocol::config::CAPABILITIES;

@@ -6,10 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use actors::container::{
-    ContainerSnapshot, CreateSpec, Documents, NetworkSpec, Phase, ProcessSpec, Resources,
-    SecuritySpec, VmSnapshot,
-};
+use actors::container::{ContainerSnapshot, CreateSpec, Phase, ProcessSpec, VmSnapshot};
 use actors::image::ImageSnapshot;
 use actors::network::NetworkSnapshot;
 use actors::snapshot::Snapshots;
@@ -48,25 +45,12 @@ fn image() -> ImageSnapshot {
 fn container(name: &str) -> ContainerSnapshot {
     let spec = CreateSpec {
         name: Some(name.to_owned()),
-        image: image().id,
         image_name: "busybox".into(),
         process: ProcessSpec {
             argv: vec!["top".into()],
             ..ProcessSpec::default()
         },
-        hostname: String::new(),
-        domainname: String::new(),
-        labels: BTreeMap::new(),
-        stop_signal: None,
-        stop_timeout: None,
-        init: false,
-        auto_remove: false,
-        resources: Resources::default(),
-        mounts: Vec::new(),
-        network: NetworkSpec::default(),
-        security: SecuritySpec::default(),
-        documents: Documents::default(),
-        warnings: Vec::new(),
+        ..CreateSpec::of(image().id)
     };
     ContainerSnapshot {
         id: ContainerId::of_name(name),

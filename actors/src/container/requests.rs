@@ -1,6 +1,7 @@
 //! The container actor's answers: one function per message.
 
 use ractor::{ActorProcessingErr, ActorRef};
+use strategy::{Address, AskError};
 use tether_protocol::session::PRIMARY;
 use tokio::sync::mpsc;
 
@@ -12,8 +13,6 @@ use super::super::message::{
 };
 use super::super::snapshot::Phase;
 use super::{GUEST_DEADLINE, Running};
-use strategy::{Address, AskError};
-
 use crate::container::logs;
 use crate::error::Error;
 use crate::streams::{Attachment, Output};

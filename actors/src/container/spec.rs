@@ -47,6 +47,31 @@ pub struct CreateSpec {
     pub warnings: Vec<String>,
 }
 
+impl CreateSpec {
+    /// A container of this image of which nothing is asked.
+    pub fn of(image: ImageId) -> Self {
+        Self {
+            name: None,
+            image,
+            image_name: String::new(),
+            process: ProcessSpec::default(),
+            hostname: String::new(),
+            domainname: String::new(),
+            labels: BTreeMap::new(),
+            stop_signal: None,
+            stop_timeout: None,
+            init: false,
+            auto_remove: false,
+            resources: Resources::default(),
+            mounts: Vec::new(),
+            network: NetworkSpec::default(),
+            security: SecuritySpec::default(),
+            documents: Documents::default(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
 /// A process in a guest: a container's or an exec's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessSpec {

@@ -16,8 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actors::container::spec::{
-    CreateSpec, Created, Documents, EndpointSpec, MountSpec, NetworkSpec, ProcessSpec, Resources,
-    SecuritySpec,
+    CreateSpec, Created, EndpointSpec, MountSpec, NetworkSpec, ProcessSpec,
 };
 use actors::container::{ContainerSnapshot, Phase};
 use actors::context::Settings;
@@ -599,28 +598,16 @@ pub fn spec(name: &str, image: &ImageSnapshot, argv: &[&str]) -> CreateSpec {
     };
     CreateSpec {
         name: Some(name.into()),
-        image: image.id.clone(),
         image_name: "busybox".into(),
         process: ProcessSpec {
             argv: argv.iter().map(|&a| a.to_owned()).collect(),
             ..Default::default()
         },
-        hostname: String::new(),
-        domainname: String::new(),
-        labels: BTreeMap::new(),
-        stop_signal: None,
-        stop_timeout: None,
-        init: false,
-        auto_remove: false,
-        resources: Resources::default(),
-        mounts: vec![],
         network: NetworkSpec {
             endpoints: vec![endpoint],
             ..Default::default()
         },
-        security: SecuritySpec::default(),
-        documents: Documents::default(),
-        warnings: vec![],
+        ..CreateSpec::of(image.id.clone())
     }
 }
 

@@ -86,27 +86,13 @@ pub fn upgraded(slot: &TakeoverSlot, version: ApiVersion, session: Session, bare
 
 /// The answer for clients that do not ask for an upgrade: output as the body, which ends with the connection;
 /// the request's body is the input.
-pub fn streamed(request: hyper::body::Incoming, session: Session, bare: bool) -> Reply {
-    let Session {
-        mut attachment,
-        keys,
-        framed,
-        goes_on,
-    } = session;
-    if let Some(input) = attachment.input.take() {
+pub fn streamed(request: hyper::body::Incoming, mut session: Session, bare: bool) -> Reply {
+    if let Some(input) = session.attachment.input.take() {
         // Ends with the request's body or the process, whichever is first.
-        tokio::spawn(feed_body(
-            request,
-            input,
-            attachment.tty.then(|| keys.clone()),
-        ));
+        let keys = session.attachment.tty.then(|| session.keys.clone());
+        tokio::spawn(feed_body(request, input, keys));
     }
-    let mut reply = output_only(Session {
-        attachment,
-        keys,
-        framed,
-        goes_on,
-    });
+    let mut reply = output_only(session);
     if bare {
         reply.extensions_mut().insert(BareHead);
     }

@@ -167,11 +167,6 @@ impl Core {
         }
     }
 
-    /// Whether a child is on the list.
-    pub fn contains(&self, id: &str) -> bool {
-        self.position(id).is_some()
-    }
-
     /// Whether a child runs.
     pub fn is_running(&self, id: &str) -> bool {
         self.position(id)
@@ -318,7 +313,7 @@ mod tests {
             core.exited("t", Exit::Normal, Duration::ZERO),
             Decision::Forget
         );
-        assert!(!core.contains("t"));
+        assert_eq!(core.ids().next(), None);
     }
 
     #[test]

@@ -129,16 +129,22 @@ mod tests {
     use crate::address::{Address, AskError};
     use crate::decision::Restart;
 
+    type Gate = Option<Arc<tokio::sync::Semaphore>>;
+
+    /// Answers with its number; starts when its gate lets it.
     struct Echo;
     impl Actor for Echo {
         type Msg = RpcReplyPort<u32>;
         type State = u32;
-        type Arguments = u32;
+        type Arguments = (u32, Gate);
         async fn pre_start(
             &self,
             _: ActorRef<Self::Msg>,
-            n: u32,
+            (n, gate): Self::Arguments,
         ) -> Result<u32, ActorProcessingErr> {
+            if let Some(gate) = gate {
+                gate.acquire().await?.forget();
+            }
             if n == u32::MAX {
                 Err("cannot".into())
             } else {
@@ -168,7 +174,9 @@ mod tests {
     #[tokio::test]
     async fn a_killed_child_answers_again_at_the_same_address() {
         let address = Address::<RpcReplyPort<u32>>::default();
-        let spec = ChildSpec::new("e", Restart::Permanent, address.clone(), || (Echo, 7));
+        let spec = ChildSpec::new("e", Restart::Permanent, address.clone(), || {
+            (Echo, (7, None))
+        });
         let (_supervisor, tree) = world(vec![spec]).await;
         for _ in 0..3 {
             assert_eq!(address.ask(SECOND, |reply| reply).await, Ok(7));
@@ -195,36 +203,11 @@ mod tests {
         let address = Address::<RpcReplyPort<u32>>::default();
         let spec = ChildSpec::new("e", Restart::Permanent, address.clone(), move || {
             let n = tries.fetch_add(1, Ordering::SeqCst);
-            (Echo, if n < 3 { u32::MAX } else { n })
+            (Echo, (if n < 3 { u32::MAX } else { n }, None))
         });
         let (_supervisor, _) = world(vec![spec]).await;
         assert_eq!(address.ask(SECOND, |reply| reply).await, Ok(3));
         assert_eq!(seen.load(Ordering::SeqCst), 4);
-    }
-
-    /// Starts when it may, and answers with its number.
-    struct Gated;
-    impl Actor for Gated {
-        type Msg = RpcReplyPort<u32>;
-        type State = u32;
-        type Arguments = (u32, Arc<tokio::sync::Semaphore>);
-        async fn pre_start(
-            &self,
-            _: ActorRef<Self::Msg>,
-            (n, gate): Self::Arguments,
-        ) -> Result<u32, ActorProcessingErr> {
-            gate.acquire().await?.forget();
-            Ok(n)
-        }
-        async fn handle(
-            &self,
-            _: ActorRef<Self::Msg>,
-            reply: RpcReplyPort<u32>,
-            state: &mut u32,
-        ) -> Result<(), ActorProcessingErr> {
-            let _ = reply.send(*state);
-            Ok(())
-        }
     }
 
     #[tokio::test]
@@ -236,7 +219,7 @@ mod tests {
         let mut added = Vec::new();
         for n in 0..2 {
             let (gate, address) = (gates[n].clone(), addresses[n].clone());
-            let make = move || (Gated, (n as u32, gate.clone()));
+            let make = move || (Echo, (n as u32, Some(gate.clone())));
             let spec = ChildSpec::new("e", Restart::Permanent, address, make);
             let asked = supervisor.clone();
             added.push(tokio::spawn(async move {
@@ -270,7 +253,9 @@ mod tests {
     async fn a_removed_child_is_gone_for_good() {
         let address = Address::<RpcReplyPort<u32>>::default();
         let (supervisor, tree) = world(vec![]).await;
-        let spec = ChildSpec::new("e", Restart::Transient, address.clone(), || (Echo, 1));
+        let spec = ChildSpec::new("e", Restart::Transient, address.clone(), || {
+            (Echo, (1, None))
+        });
         let added = ractor::call!(supervisor, SupervisorMessage::AddChild, spec).unwrap();
         assert_eq!(added, Ok(()));
         assert_eq!(address.ask(SECOND, |reply| reply).await, Ok(1));

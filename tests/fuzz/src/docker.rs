@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actors::container::{
-    ContainerSnapshot, CreateSpec, Documents, MountSnapshot, NetworkSpec, Phase, ProcessSpec,
-    Resources, SecuritySpec, VmSnapshot,
+    ContainerSnapshot, CreateSpec, Documents, MountSnapshot, Phase, ProcessSpec, VmSnapshot,
 };
 use actors::image::ImageSnapshot;
 use actors::network::NetworkSnapshot;
@@ -246,29 +245,18 @@ fn engine() -> Engine {
 fn container(image: ImageId) -> ContainerSnapshot {
     let spec = CreateSpec {
         name: Some("one".into()),
-        image,
         image_name: "busybox".into(),
         process: ProcessSpec {
             argv: vec!["sh".into()],
             ..ProcessSpec::default()
         },
-        hostname: String::new(),
-        domainname: String::new(),
         labels: [("tier".to_owned(), "front".to_owned())].into(),
-        stop_signal: None,
-        stop_timeout: None,
-        init: false,
-        auto_remove: false,
-        resources: Resources::default(),
-        mounts: Vec::new(),
-        network: NetworkSpec::default(),
-        security: SecuritySpec::default(),
         documents: Documents {
             config: json!({"Image": "busybox", "ExposedPorts": {"80/tcp": {}}}),
             host_config: json!({"NetworkMode": "bridge"}),
             networking: json!({}),
         },
-        warnings: Vec::new(),
+        ..CreateSpec::of(image)
     };
     ContainerSnapshot {
         id: ContainerId::of_name("one"),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actors::container::{
-    ContainerSnapshot, CreateSpec, Documents, EndpointSnapshot, MountSnapshot, NetworkSpec, Phase,
-    ProcessSpec, Resources, SecuritySpec, VmSnapshot,
+    ContainerSnapshot, CreateSpec, Documents, EndpointSnapshot, MountSnapshot, Phase, ProcessSpec,
+    VmSnapshot,
 };
 use actors::image::ImageSnapshot;
 use actors::{ContainerId, EndpointId, ImageId, NetworkId};
@@ -46,29 +46,18 @@ pub fn image() -> ImageSnapshot {
 pub fn container(name: &str) -> ContainerSnapshot {
     let spec = CreateSpec {
         name: Some(name.to_owned()),
-        image: image_id(),
         image_name: "busybox".into(),
         process: ProcessSpec {
             argv: vec!["sh".into(), "-c".into(), "echo a".into()],
             ..ProcessSpec::default()
         },
-        hostname: String::new(),
-        domainname: String::new(),
         labels: [("name".to_owned(), name.to_owned())].into(),
-        stop_signal: None,
-        stop_timeout: None,
-        init: false,
-        auto_remove: false,
-        resources: Resources::default(),
-        mounts: Vec::new(),
-        network: NetworkSpec::default(),
-        security: SecuritySpec::default(),
         documents: Documents {
             config: json!({"Image": "busybox", "ExposedPorts": {"80/tcp": {}}}),
             host_config: json!({"NetworkMode": "bridge"}),
             networking: json!({}),
         },
-        warnings: Vec::new(),
+        ..CreateSpec::of(image_id())
     };
     ContainerSnapshot {
         id: ContainerId::of_name(name),
